@@ -1,0 +1,179 @@
+// Package wal makes records durable: one log for everything a broker appends.
+//
+// Many callers append; the log commits what has gathered as one block with one
+// sync, and only then calls each record's Done, in LSN order. While a sync is in
+// flight the next block fills; there is no timer. Records are opaque bytes.
+//
+// Each start of a broker is an epoch. An epoch writes only its own segments, and
+// its LSNs count from 1 without a gap. Before a new epoch opens, Recover reads
+// what the dead ones left; Open then writes down where each of them ended,
+// together with their last block, whose sync nobody can vouch for, so that every
+// later recovery comes to the same end. A segment stays until Trim or TrimEpoch
+// says that all of it is committed elsewhere, and is then used again.
+//
+// How it fails. A failed write or sync is final: the outcome of what was in
+// flight is unknown, every record from there on is answered with the error, Run
+// returns it, and the process has to end and recover. Recovery drops a torn last
+// block, which was never acknowledged, and refuses anything else that is damaged
+// with a *CorruptError; it never skips a record and never invents one.
+//
+// FileLog is the log in local files; docs/format/wal.md draws its bytes.
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// An LSN is the place of a record in the log of one epoch: 1, 2, 3 ...; 0 is
+// before the first.
+type LSN int64
+
+// A Record is one thing to make durable. It belongs to the log from Append until
+// its Done was called.
+type Record struct {
+	// Data is written one after the other and comes back as one from Recover.
+	// It must not change between Append and Done.
+	Data [2][]byte
+
+	// Done is called exactly once, in LSN order, from the one goroutine of the
+	// log: with nil when the record and all before it are durable, else with the
+	// log's final error, after which it is unknown whether a recovery will find
+	// the record. It must not block and must not call Reserve. It is not called
+	// when Append returned an error.
+	Done func(LSN, error)
+}
+
+// size is the number of bytes of the record's data.
+func (r *Record) size() int { return len(r.Data[0]) + len(r.Data[1]) }
+
+// Identity says whose log it is. WALID never changes for a data directory; Epoch
+// is above every earlier one.
+type Identity struct {
+	WALID [16]byte
+	Epoch int64
+}
+
+// A Log makes records durable.
+type Log interface {
+	// Run does the log's work until ctx ends, then commits what was appended,
+	// closes the log cleanly and returns nil. An error is final, see the
+	// package's doc. Run is called once.
+	Run(ctx context.Context) error
+
+	// Reserve waits until there is room for n more bytes: in memory, and below
+	// the bound of what is not yet trimmed. It reserves nothing that has to be
+	// given back; callers that pass it together may overshoot by what they
+	// append. Call it before taking any lock that Done needs.
+	Reserve(ctx context.Context, n int) error
+
+	// Append gives the record the next LSN. The order of the calls is the order
+	// of the LSNs. It never waits for the disk. ErrClosed after the end of Run,
+	// ErrTooLarge for a record above Config.MaxRecord, the final error after a
+	// failure; Done is then not called.
+	Append(*Record) (LSN, error)
+
+	// Durable is the last LSN that is durable, with all before it.
+	Durable() LSN
+
+	// Trim says that all records of the log's own epoch up to and including upto
+	// are committed elsewhere and nobody will read them here again.
+	Trim(upto LSN) error
+
+	// TrimEpoch is Trim for an epoch that was adopted, see Recover.
+	TrimEpoch(epoch int64, upto LSN) error
+}
+
+var (
+	// ErrClosed says that the log takes no records, since Run ended or is ending.
+	ErrClosed = errors.New("log closed")
+	// ErrTooLarge says that a record is above the configured maximum.
+	ErrTooLarge = errors.New("record too large for the log")
+	// ErrFailed is wrapped by every answer after a failed write or sync.
+	ErrFailed = errors.New("log failed")
+	// ErrEpoch says that an epoch is not above those in the directory, or is
+	// none of the adopted ones.
+	ErrEpoch = errors.New("wrong epoch")
+)
+
+// A CorruptError says that what was durable is damaged. Nothing repairs it; an
+// operator has to decide.
+type CorruptError struct {
+	File   string
+	Offset int64 // of the block, in bytes
+	What   string
+	Want   string
+	Got    string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("corrupt log: %s at byte %d: %s: want %s, got %s", e.File, e.Offset, e.What, e.Want, e.Got)
+}
+
+// Config tunes a FileLog. The zero value is the default.
+type Config struct {
+	// SegmentBytes is the size of a segment file. Two exist at least. Default
+	// 128 MiB.
+	SegmentBytes int64
+	// MaxUncommitted bounds the bytes that are not trimmed; Reserve waits above
+	// it. Default 512 MiB.
+	MaxUncommitted int64
+	// MaxBatch is the size of a commit buffer and so of the usual largest block.
+	// Default 4 MiB.
+	MaxBatch int
+	// MaxRecord is the largest record. Above MaxBatch a record gets a block of
+	// its own. Default 64 MiB, and never more than a segment holds.
+	MaxRecord int
+	// Buffered keeps the log in the page cache instead of writing past it.
+	Buffered bool
+}
+
+func (c Config) withDefaults() Config {
+	if c.SegmentBytes <= 0 {
+		c.SegmentBytes = 128 << 20
+	}
+	if c.MaxUncommitted <= 0 {
+		c.MaxUncommitted = 512 << 20
+	}
+	if c.MaxBatch <= 0 {
+		c.MaxBatch = 4 << 20
+	}
+	if c.MaxRecord <= 0 {
+		c.MaxRecord = 64 << 20
+	}
+	return c
+}
+
+// Stats are a log's counters since Open, and gauges.
+type Stats struct {
+	Records          int64 // made durable
+	RecordBytes      int64 // of data made durable
+	Commits          int64 // blocks written and synced
+	WrittenBytes     int64 // to the files, with headers and padding
+	CommitNanos      int64 // spent in write and sync
+	Segments         int64 // begun
+	SegmentStalls    int64 // commits that waited for a segment to be prepared
+	ReserveWaits     int64 // Reserve calls that had to wait
+	QueuedBytes      int64 // gauge: appended, not yet durable
+	UncommittedBytes int64 // gauge: not yet trimmed, adopted epochs included
+}
+
+// Recovered is what Recover found: the dead epochs that still have segments, the
+// oldest first. It is given to Open.
+type Recovered struct {
+	Epochs []EpochEnd
+}
+
+// An EpochEnd says what is left of a dead epoch and where it ended, for ever.
+type EpochEnd struct {
+	Epoch int64
+	// First and Last bound the records found: what lies below First was trimmed
+	// in the epoch's life. The caller has to check that nothing it still needs is
+	// below First. First = Last+1 when no record is left.
+	First, Last LSN
+	// Clean says that the log was closed by Run, rather than cut off.
+	Clean bool
+	// Bytes of files that the epoch holds.
+	Bytes int64
+}
