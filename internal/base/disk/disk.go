@@ -46,6 +46,11 @@ type FS interface {
 	// SyncDir of the new name's directory (and the old one's, if another).
 	Rename(from, to string) error
 
+	// Link gives a file a further name, in the same or another directory, or
+	// returns fs.ErrExist if it is taken. Durable after SyncDir of the new name's
+	// directory.
+	Link(from, to string) error
+
 	// MkdirAll creates a directory and its missing parents, durably.
 	MkdirAll(dir string) error
 
