@@ -11,7 +11,9 @@
 // later; repeat the Put with the same bytes, or look. Nobody may conclude from an
 // error that the object is absent.
 //
-// Keys are paths of one or more segments joined by "/", see CheckKey. The
+// Keys are paths of one or more segments joined by "/", see CheckKey. No key may
+// be the beginning of another's path ("a" and "a/b"): a directory can't hold both,
+// and a Put of the second may fail with ErrBadKey. The
 // packages below implement the contract: blobdir in a local directory, blobmem in
 // memory with faults for tests. Both pass the suite of blobtest; bloburl opens a
 // store by its URL.

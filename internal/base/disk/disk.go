@@ -14,6 +14,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"time"
 )
 
 // ErrLocked says that another process, or another part of this one, holds a lock.
@@ -32,6 +33,8 @@ type Entry struct {
 	Name string
 	Size int64 // bytes; 0 for a directory
 	Dir  bool
+	// Modified is when the contents changed last.
+	Modified time.Time
 }
 
 // FS is a file system. Names are paths of the operating system. Errors for a

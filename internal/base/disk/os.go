@@ -124,7 +124,7 @@ func (OS) Lock(name string) (io.Closer, error) {
 }
 
 func entry(info fs.FileInfo) Entry {
-	e := Entry{Name: info.Name(), Dir: info.IsDir()}
+	e := Entry{Name: info.Name(), Dir: info.IsDir(), Modified: info.ModTime()}
 	if !e.Dir {
 		e.Size = info.Size()
 	}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/looptape/looptape/internal/base/disk"
 )
@@ -32,6 +33,8 @@ const sectorBytes = 512
 type inode struct {
 	now    []byte // what reads see
 	synced []byte // what a crash keeps for certain
+
+	modified time.Time
 }
 
 // A change is one change of names: name now leads to file, or to nothing.
@@ -134,7 +137,7 @@ func (m *FS) Crash(r *rand.Rand) *FS {
 		file := names[name]
 		if copies[file] == nil {
 			b := file.left(r)
-			copies[file] = &inode{now: b, synced: slices.Clone(b)}
+			copies[file] = &inode{now: b, synced: slices.Clone(b), modified: file.modified}
 		}
 		after.names[name] = copies[file]
 		after.durable[name] = copies[file]
@@ -207,7 +210,7 @@ func (m *FS) OpenFile(name string, mode disk.Mode) (disk.File, error) {
 		if err := m.step(); err != nil {
 			return nil, pathError("open", name, err)
 		}
-		file = &inode{}
+		file = &inode{modified: time.Now()}
 		m.change(op{filepath.Dir(name), []change{{name, file}}})
 	}
 	h := &handle{fs: m, name: name, file: file, write: mode.Write}
@@ -292,7 +295,7 @@ func (m *FS) ReadDir(dir string) ([]disk.Entry, error) {
 	var entries []disk.Entry
 	for name, file := range m.names {
 		if filepath.Dir(name) == dir {
-			entries = append(entries, disk.Entry{Name: filepath.Base(name), Size: int64(len(file.now))})
+			entries = append(entries, disk.Entry{Name: filepath.Base(name), Size: int64(len(file.now)), Modified: file.modified})
 		}
 	}
 	for name := range m.dirs {
@@ -344,7 +347,7 @@ func (m *FS) Stat(name string) (disk.Entry, error) {
 	if file == nil {
 		return disk.Entry{}, pathError("stat", name, fs.ErrNotExist)
 	}
-	return disk.Entry{Name: filepath.Base(name), Size: int64(len(file.now))}, nil
+	return disk.Entry{Name: filepath.Base(name), Size: int64(len(file.now)), Modified: file.modified}, nil
 }
 
 // Lock implements disk.FS.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/looptape/looptape/internal/base/disk"
 )
@@ -75,6 +76,7 @@ func (h *handle) WriteAt(p []byte, off int64) (int, error) {
 		h.file.now = append(h.file.now, make([]byte, end-len(h.file.now))...)
 	}
 	copy(h.file.now[off:], p)
+	h.file.modified = time.Now()
 	if err != nil {
 		return len(p), pathError("write", h.name, err)
 	}
