@@ -84,5 +84,8 @@ func (s *shard) checkpoint(ctx context.Context) {
 
 // trim deletes in the background: it is a transaction of the catalog.
 func (s *shard) trim(ctx context.Context, before int64) {
-	go func() { s.trimmed <- s.log.Trim(ctx, before) }()
+	s.tasks.Go("trim", func(context.Context) error {
+		s.trimmed <- s.log.Trim(ctx, before)
+		return nil
+	})
 }

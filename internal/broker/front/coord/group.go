@@ -99,9 +99,9 @@ type group struct {
 	protocol     string
 	leader       string
 	members      map[string]*member
-	order        []string                // of joining
-	instances    map[string]string       // static members' ids
-	pending      map[string]time.Time    // ids given out, and until when they are good
+	order        []string             // of joining
+	instances    map[string]string    // static members' ids
+	pending      map[string]time.Time // ids given out, and until when they are good
 	offsets      map[TopicPartition]storedOffset
 	inFlight     int    // writes not yet durable
 	metadata     []byte // the group's record as the log has it last; nil: none
@@ -341,7 +341,7 @@ func (g *group) replace(m *member, r *JoinRequest, now time.Time, x *effects, do
 		}
 	}
 	generation := g.generation
-	g.store(nil, x, func(_ time.Time, x *effects, err error) {
+	g.store(now, nil, x, func(_ time.Time, x *effects, err error) {
 		if err != nil || g.generation != generation || g.members[m.id] != m {
 			res = JoinResult{Err: ErrUnknownMember, MemberID: res.MemberID, Generation: -1}
 		}
@@ -421,7 +421,7 @@ func (g *group) begin(now time.Time, x *effects) {
 	g.generation++
 	if len(g.members) == 0 {
 		g.state, g.since, g.protocol, g.leader = Empty, now, "", ""
-		g.store(nil, x, func(time.Time, *effects, error) {})
+		g.store(now, nil, x, func(time.Time, *effects, error) {})
 		return
 	}
 	g.protocol = g.choose()
@@ -459,7 +459,7 @@ func (g *group) sync(r *SyncRequest, now time.Time, x *effects, done func(SyncRe
 		m.sync = done
 		g.alive(m, now)
 		if m.id == g.leader {
-			g.assign(r.Assignments, x)
+			g.assign(r.Assignments, now, x)
 		}
 	default:
 		fail(ErrUnknownMember)
@@ -472,9 +472,9 @@ func (g *group) synced(m *member) SyncResult {
 
 // assign makes the leader's assignments durable; the group is stable when they
 // are, unless it has moved on.
-func (g *group) assign(assignments map[string][]byte, x *effects) {
+func (g *group) assign(assignments map[string][]byte, now time.Time, x *effects) {
 	generation := g.generation
-	g.store(assignments, x, func(now time.Time, x *effects, err error) {
+	g.store(now, assignments, x, func(now time.Time, x *effects, err error) {
 		if g.state != Completing || g.generation != generation {
 			return
 		}

@@ -44,7 +44,7 @@ func offsetValue(o Offset) []byte {
 
 // store writes the group's metadata with the given assignments, or with those
 // the members have.
-func (g *group) store(assignments map[string][]byte, x *effects, then func(time.Time, *effects, error)) {
+func (g *group) store(now time.Time, assignments map[string][]byte, x *effects, then func(time.Time, *effects, error)) {
 	v := kmsg.GroupMetadataValue{Version: groupValueVersion, ProtocolType: g.protocolType, Generation: g.generation, CurrentStateTimestamp: g.since.UnixMilli()}
 	if g.protocol != "" {
 		v.Protocol = &g.protocol
@@ -65,7 +65,7 @@ func (g *group) store(assignments map[string][]byte, x *effects, then func(time.
 		})
 	}
 	value := v.AppendTo(nil)
-	g.write([]batch.KV{{Timestamp: max(0, g.since.UnixMilli()), Key: groupKey(g.id), Value: value}}, x,
+	g.write([]batch.KV{{Timestamp: now.UnixMilli(), Key: groupKey(g.id), Value: value}}, x,
 		func(now time.Time, x *effects, _ int64, err error) {
 			if err == nil {
 				g.metadata = value

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/batch"
 )
 
@@ -26,6 +27,7 @@ type shard struct {
 	quiet   bool  // a checkpoint waits for pending to reach 0
 	busy    bool  // a checkpoint is being written
 	trimmed chan error
+	tasks   *run.Group
 
 	mu    sync.Mutex // guards the rest
 	inbox []input
@@ -123,6 +125,10 @@ func (s *shard) shut() {
 // group finds a group; with create it makes an empty one.
 func (s *shard) group(id string, create bool) *group {
 	g := s.groups[id]
+	if g != nil && g.state == Dead {
+		delete(s.groups, id)
+		g = nil
+	}
 	if g == nil && create {
 		g = newGroup(s.cfg, id, time.Now())
 		s.groups[id] = g
@@ -131,7 +137,9 @@ func (s *shard) group(id string, create bool) *group {
 }
 
 func (s *shard) run(ctx context.Context, log Log, loading chan struct{}) error {
-	defer s.finish()
+	tasks := run.New(context.WithoutCancel(ctx))
+	s.tasks = tasks
+	defer func() { s.finish(); tasks.Stop(); _ = tasks.Wait() }()
 	select {
 	case loading <- struct{}{}:
 	case <-ctx.Done():
@@ -170,9 +178,6 @@ func (s *shard) finish() {
 	}
 	// Answers of steps taken since may have left new waiters behind.
 	s.shut()
-	if s.busy {
-		<-s.trimmed
-	}
 }
 
 // read rebuilds the groups from the log.
