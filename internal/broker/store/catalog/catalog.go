@@ -104,8 +104,9 @@ type Extent struct {
 // Config is what a Catalog needs beside the store.
 type Config struct {
 	// Ranges reads the ranges of a multi-partition object from the object
-	// itself. It is called for objects this process did not commit.
-	Ranges func(context.Context, *Object) ([]Range, error)
+	// itself. It is called for objects this process did not commit, also during
+	// Open; cluster is ClusterID.
+	Ranges func(ctx context.Context, cluster string, o *Object) ([]Range, error)
 	// Deleted, if set, is told of a topic that has gone, after the index has
 	// dropped it, from the goroutine of Run.
 	Deleted func(TopicID)

@@ -98,7 +98,7 @@ func (c *Catalog) ranges(ctx context.Context, o *Object) ([]Range, error) {
 	if c.cfg.Ranges == nil {
 		return nil, fmt.Errorf("no reader for the ranges of object %s", o.Name)
 	}
-	rs, err := c.cfg.Ranges(ctx, o)
+	rs, err := c.cfg.Ranges(ctx, c.cluster, o)
 	if err != nil {
 		return nil, fmt.Errorf("read ranges of object %s: %w", o.Name, err)
 	}
