@@ -142,7 +142,7 @@ func (p *pool) take(epoch, seq, size int64) (*openSegment, error) {
 func (p *pool) prewrite(path string, size int64) error {
 	f, err := p.fs.OpenFile(path, disk.Mode{Write: true, Create: true, Direct: !p.buffered})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errPrewrite, err)
 	}
 	zeros := disk.Aligned(int(min(size, prewriteBytes)), max(minAlign, f.DirectAlign()))
 	for at := int64(0); at < size && err == nil; at += int64(len(zeros)) {
@@ -154,10 +154,14 @@ func (p *pool) prewrite(path string, size int64) error {
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		_ = p.fs.Remove(path) // else the next Open does
-		return fmt.Errorf("prepare segment: %w", err)
+		return fmt.Errorf("%w %s: %w", errPrewrite, path, err)
 	}
 	return nil
 }
+
+// errPrewrite says that there is no new segment, as when the disk is full; nothing
+// is wrong with the others.
+var errPrewrite = errors.New("prepare segment")
 
 // put takes back a segment's file. When it returns nil, the file's old name is
 // durably gone: segments vanish in order, so those left have no gap.

@@ -133,6 +133,7 @@ func (c Config) withDefaults() Config {
 	if c.SegmentBytes <= 0 {
 		c.SegmentBytes = 128 << 20
 	}
+	c.SegmentBytes = max(minSegmentBytes, padded(c.SegmentBytes, minAlign))
 	if c.MaxUncommitted <= 0 {
 		c.MaxUncommitted = 512 << 20
 	}
@@ -157,23 +158,4 @@ type Stats struct {
 	ReserveWaits     int64 // Reserve calls that had to wait
 	QueuedBytes      int64 // gauge: appended, not yet durable
 	UncommittedBytes int64 // gauge: not yet trimmed, adopted epochs included
-}
-
-// Recovered is what Recover found: the dead epochs that still have segments, the
-// oldest first. It is given to Open.
-type Recovered struct {
-	Epochs []EpochEnd
-}
-
-// An EpochEnd says what is left of a dead epoch and where it ended, for ever.
-type EpochEnd struct {
-	Epoch int64
-	// First and Last bound the records found: what lies below First was trimmed
-	// in the epoch's life. The caller has to check that nothing it still needs is
-	// below First. First = Last+1 when no record is left.
-	First, Last LSN
-	// Clean says that the log was closed by Run, rather than cut off.
-	Clean bool
-	// Bytes of files that the epoch holds.
-	Bytes int64
 }
