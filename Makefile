@@ -1,0 +1,73 @@
+# The one task runner. `make` prints this list.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO        ?= go
+CACHE     := .cache
+ARTIFACTS ?= artifacts
+export LOOPTAPE_SHARED ?= $(abspath ../shared)
+export CGO_ENABLED := 0
+RACE      := CGO_ENABLED=1 $(GO) test -race
+
+# Packages with concurrency: tested under the race detector.
+CONCURRENT := ./internal/base/... ./internal/broker/... ./internal/loop/stream/... ./internal/loop/collect/... \
+              ./internal/loop/evaluate/... ./internal/loop/gate/... ./internal/loop/view/... ./internal/web/... ./internal/app/...
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+build: pages ## bin/looptape with its pages
+	$(GO) build -trimpath -o bin/looptape ./cmd/looptape
+
+pages: internal/web/dist/index.html
+
+internal/web/dist/index.html: web/package-lock.json web/index.html web/vite.config.ts $(shell find web/src -type f 2>/dev/null)
+	cd web && npm ci --no-audit --no-fund && npm run build
+	@test -s $@ || { echo "the pages were not built: $@ is missing"; exit 1; }
+
+run: build ## build, then run the demo (http://127.0.0.1:8080)
+	./bin/looptape demo
+
+test: vet ## everything fast: unit, property and transcript tests
+	$(GO) test ./...
+
+vet:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "gofmt would change: $$bad"; exit 1; }
+	$(GO) vet ./...
+
+race: ## the packages with concurrency under the race detector
+	$(RACE) $(CONCURRENT)
+
+e2e: build ## the loop end to end on the tape: recorded traffic, twice, kill and restart
+	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e/...
+
+crash: build ## SIGKILL at random moments under load, at least 20 rounds
+	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/crash/...
+
+compat: build tools ## foreign clients on the tape, and the loop on Apache Kafka
+	$(GO) test -tags compat -count=1 -timeout 20m -v ./test/compat/...
+
+browser: build tools ## the pages in headless Chromium; screenshots in $(ARTIFACTS)
+	$(GO) test -tags browser -count=1 -timeout 10m -v ./test/browser/...
+
+demo-check: build ## the demo reaches its rollback; with the defect off it never does
+	$(GO) test -tags demo -count=1 -timeout 10m -v ./test/demo/...
+
+fuzz: ## every decoder's fuzz target, FUZZTIME each
+	@./test/fuzz.sh
+
+tools: ## install what the foreign-client and browser tests need (Debian, Maven, PyPI, npm packages by name)
+	@./test/tools.sh
+
+bench: build tools ## produce and intake throughput side by side with Apache Kafka and the limit probe
+	$(GO) run ./test/load
+
+nightly: ## the same suites with bigger numbers, and the benches
+	LOOPTAPE_ROUNDS=200 $(MAKE) crash
+	FUZZTIME=5m $(MAKE) fuzz
+	$(MAKE) bench
+
+clean: ## remove what was built
+	rm -rf bin $(CACHE) $(ARTIFACTS) web/node_modules internal/web/dist/assets internal/web/dist/index.html
+
+.PHONY: help build pages run test vet race e2e crash compat browser demo-check fuzz tools bench nightly clean
