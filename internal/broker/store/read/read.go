@@ -102,6 +102,7 @@ type Result struct {
 	Records [][]byte
 	Bytes   int
 	Next    int64 // offset to go on at
+	Full    bool  // there is more in the range, but it does not fit
 	pins    []*block
 	cache   *cache
 }
@@ -184,6 +185,7 @@ func (r *Reader) fromObject(ctx context.Context, q Query, x catalog.Extent, res 
 			return false, nil
 		}
 		if res.Bytes > 0 && res.Bytes+batch.HeaderSize > q.MaxBytes {
+			res.Full = true
 			return false, nil
 		}
 		b, hit, err := r.block(ctx, x.Object, e)
@@ -224,8 +226,12 @@ func (res *Result) take(q Query, b *block) (full bool, err error) {
 			continue
 		}
 		first := res.Bytes == 0 && taken == 0
-		if h.BaseOffset() >= q.End || res.Bytes+taken+len(h) > q.MaxBytes && !(first && q.AtLeastOne) {
+		if h.BaseOffset() >= q.End {
 			full = true
+			break
+		}
+		if res.Bytes+taken+len(h) > q.MaxBytes && !(first && q.AtLeastOne) {
+			full, res.Full = true, true
 			break
 		}
 		taken += len(h)
