@@ -23,13 +23,15 @@ import (
 //	40  firstLSN     8  of the block's records; without any: the next LSN
 //	48  lastLSN      8  firstLSN-1 without any
 //	56  prevDurable  8  every record of the epoch up to it was synced when this was written
-//	64  bodyBytes    4
-//	68  crc          4  CRC-32C of the body, then of the bytes 0 to 67
-//	72  body
+//	64  segment      8  bytes of the epoch's ordinary segment file: none is shorter
+//	72  bodyBytes    4
+//	76  crc          4  CRC-32C of the body, then of the bytes 0 to 75
+//	80  body
 //
 // A data block's body is records, one after the other: LSN (8), length (4), data.
 const (
-	headerBytes       = 72
+	headerBytes       = 80
+	crcAt             = 76
 	recordHeaderBytes = 12
 	formatVersion     = 1
 	minAlign          = 4096
@@ -59,6 +61,7 @@ type header struct {
 	seq         int64
 	first, last LSN
 	prevDurable LSN
+	segment     int64
 	bodyBytes   int
 	crc         uint32
 }
@@ -78,8 +81,9 @@ func (h *header) put(b []byte, bodyCRC uint32) {
 	be.PutUint64(b[40:], uint64(h.first))
 	be.PutUint64(b[48:], uint64(h.last))
 	be.PutUint64(b[56:], uint64(h.prevDurable))
-	be.PutUint32(b[64:], uint32(h.bodyBytes))
-	be.PutUint32(b[68:], crc32.Update(bodyCRC, castagnoli, b[:68]))
+	be.PutUint64(b[64:], uint64(h.segment))
+	be.PutUint32(b[72:], uint32(h.bodyBytes))
+	be.PutUint32(b[crcAt:], crc32.Update(bodyCRC, castagnoli, b[:crcAt]))
 }
 
 // A mismatch says why bytes are no block of ours; it becomes part of a
@@ -109,10 +113,11 @@ func parseHeader(b []byte, id Identity, seq int64, room int64) (header, error) {
 		first:       LSN(be.Uint64(b[40:])),
 		last:        LSN(be.Uint64(b[48:])),
 		prevDurable: LSN(be.Uint64(b[56:])),
-		crc:         be.Uint32(b[68:]),
+		segment:     int64(be.Uint64(b[64:])),
+		crc:         be.Uint32(b[crcAt:]),
 	}
 	copy(h.id.WALID[:], b[8:])
-	body := int64(be.Uint32(b[64:]))
+	body := int64(be.Uint32(b[72:]))
 	switch {
 	case [4]byte(b) != magic:
 		return header{}, differs("magic", fmt.Sprintf("%x", magic), fmt.Sprintf("%x", b[:4]))
@@ -147,7 +152,7 @@ func (h *header) bytes() int64 { return padded(int64(headerBytes+h.bodyBytes), h
 // checkCRC compares the checksum; b is the block from its first byte.
 func (h *header) checkCRC(b []byte) error {
 	got := crc32.Checksum(b[headerBytes:headerBytes+h.bodyBytes], castagnoli)
-	got = crc32.Update(got, castagnoli, b[:68])
+	got = crc32.Update(got, castagnoli, b[:crcAt])
 	if got != h.crc {
 		return differs("checksum", fmt.Sprintf("%08x", h.crc), fmt.Sprintf("%08x", got))
 	}

@@ -280,7 +280,9 @@ func (l *FileLog) commit(ctx context.Context, b *block) error {
 
 func (l *FileLog) commitTo(b *block) error {
 	durable := b.first - 1 // all before this block was synced before it was taken
-	return l.current.commit(b.seal(header{align: l.align, id: l.id, seq: l.current.seq, prevDurable: durable}))
+	return l.current.commit(b.seal(header{
+		align: l.align, id: l.id, seq: l.current.seq, segment: l.cfg.SegmentBytes, prevDurable: durable,
+	}))
 }
 
 // mark writes a block without records: the end of the segment or of the log.

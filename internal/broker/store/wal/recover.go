@@ -108,6 +108,12 @@ func recoverDir(ctx context.Context, fs disk.FS, dir string, walID [16]byte, fn 
 func byEpoch(segments []segment) ([][]segment, error) {
 	var epochs [][]segment
 	for i, s := range segments {
+		if s.size < minSegmentBytes || s.size%minAlign != 0 {
+			return nil, &CorruptError{
+				File: s.path, Offset: s.size, What: "file size",
+				Want: fmt.Sprintf("a multiple of %d from %d on", minAlign, minSegmentBytes), Got: fmt.Sprint(s.size),
+			}
+		}
 		if i == 0 || segments[i-1].epoch != s.epoch {
 			epochs = append(epochs, nil)
 		} else if want := segments[i-1].seq + 1; s.seq != want {
@@ -156,8 +162,9 @@ type scan struct {
 	end      LSN      // written down by a later epoch; -1: not
 	carried  carry    // by a later epoch
 
-	begun    int // segments with blocks
-	next     LSN // 0: not known yet
+	sized    bool // checkSizes has run
+	begun    int  // segments with blocks
+	next     LSN  // 0: not known yet
 	firstLSN LSN
 	clean    bool
 	tail     carry // the last block of records
@@ -235,6 +242,9 @@ func (s *scan) segment(ctx context.Context, i int) (on bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		if err := s.checkSizes(h.segment); err != nil {
+			return false, err
+		}
 		at := g.used
 		s.begun = i + 1
 		if s.next == 0 {
@@ -260,6 +270,24 @@ func (s *scan) segment(ctx context.Context, i int) (on bool, err error) {
 			return false, nil
 		}
 	}
+}
+
+// checkSizes refuses a segment that has become shorter: what was cut off would
+// look as if it had never been written.
+func (s *scan) checkSizes(want int64) error {
+	if s.sized {
+		return nil
+	}
+	s.sized = true
+	for _, g := range s.segments {
+		if g.size < want {
+			return &CorruptError{
+				File: g.path, Offset: g.size, What: "file size",
+				Want: fmt.Sprintf("at least %d", want), Got: fmt.Sprint(g.size),
+			}
+		}
+	}
+	return nil
 }
 
 // expected tells whether a valid block may stand where it was found. A jump of the
