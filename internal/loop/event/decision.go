@@ -45,6 +45,9 @@ type Evidence struct {
 	Baseline        string     `json:"baseline"`
 	Deployment      string     `json:"deployment,omitempty"`
 	App             string     `json:"app,omitempty"`
+	Kind            string     `json:"kind,omitempty"`
+	Layer           string     `json:"layer,omitempty"`
+	Process         string     `json:"process"`  // names the e-process: tenant, deployment, release and policy
 	Seq             int64      `json:"seq"`      // from 1, without gaps
 	Previous        string     `json:"previous"` // id of the evidence before, "" for the first
 	Time            time.Time  `json:"time"`     // the engine's event time when it was taken
@@ -64,7 +67,10 @@ type Evidence struct {
 	Guards  []GuardRead `json:"guards"`            // per metric, segment "all", in policy order
 	Others  []GuardRead `json:"others,omitempty"`  // per declared segment and metric
 	SRMLogE float64     `json:"srm_log_e"`         // sample ratio
-	Judge   string      `json:"judge,omitempty"`   // ok, suspect
+	Judge   string      `json:"judge"`             // ok, suspect
+	Suspect []string    `json:"suspect,omitempty"` // metrics whose evaluator changed during the comparison
+	Stale   bool        `json:"stale,omitempty"`   // taken because units stopped coming
+	Outside string      `json:"outside,omitempty"` // taken because others ended the deployment: promoted, rolled_back, abandoned
 	Caveats []string    `json:"caveats,omitempty"` // sentences the page shows
 
 	Thresholds map[string]float64         `json:"thresholds"` // ln(1/alpha) by rule name: rollback, critical, hold, promote, srm
@@ -102,6 +108,7 @@ type GateStage struct {
 type GateDropped struct {
 	NoPropensity    int64 `json:"no_propensity,omitempty"`    // requests
 	BadPropensity   int64 `json:"bad_propensity,omitempty"`   // units: differs from the stage's, or not inside (0, 1)
+	WrongUnit       int64 `json:"wrong_unit,omitempty"`       // units of another kind than the policy's
 	Late            int64 `json:"late,omitempty"`             // units whose turn had passed
 	LateRequests    int64 `json:"late_requests,omitempty"`    // requests of units that had closed
 	NoUnit          int64 `json:"no_unit,omitempty"`          // requests
