@@ -27,13 +27,14 @@ type Request struct {
 	Finish   []string
 	Params   map[string]any // of all prompts; of one name, the earliest wins
 
-	Prompts    []Message // the messages of the last rendered prompt, in order
-	Calls      []Call    // model calls, earliest first
-	Retrievals []Retrieval
-	Responses  []Response // model calls and deliveries as they came, earliest first
-	Actions    []Action
-	Safety     []Safety
-	Citations  []string // ids of documents that the answer declares to cite
+	Prompts     []Message // the messages of the last rendered prompt, in order
+	Calls       []Call    // model calls, earliest first
+	Retrievals  []Retrieval
+	RetrievedAt []time.Time // when each of Retrievals happened
+	Responses   []Response  // model calls and deliveries as they came, earliest first
+	Actions     []Action
+	Safety      []Safety
+	Citations   []string // ids of documents that the answer declares to cite
 
 	LatencyMs float64 // of the whole request; 0 is unknown
 	CostUSD   float64
@@ -185,6 +186,7 @@ func (a *assembly) add(c *Content) {
 		a.prompt(c)
 	case c.Retrieval != nil:
 		r.Retrievals = append(r.Retrievals, *c.Retrieval)
+		r.RetrievedAt = append(r.RetrievedAt, c.Time)
 	case c.Response != nil:
 		a.response(c)
 	case c.Action != nil:
