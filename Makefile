@@ -60,7 +60,7 @@ tools: ## install what the foreign-client and browser tests need (Debian, Maven,
 	@./test/tools.sh
 
 bench: build tools ## produce and intake throughput side by side with Apache Kafka and the limit probe
-	$(GO) run ./test/load
+	$(GO) test -tags bench -count=1 -timeout 30m -v ./test/load/...
 
 nightly: ## the same suites with bigger numbers, and the benches
 	LOOPTAPE_ROUNDS=200 $(MAKE) crash

@@ -71,7 +71,8 @@ type Process struct {
 	out  tail
 }
 
-func start(t testing.TB, dir, name string, args ...string) *Process {
+// Start starts a program in dir; it is killed at the end of the test.
+func Start(t testing.TB, dir, name string, args ...string) *Process {
 	t.Helper()
 	p := &Process{cmd: exec.Command(name, args...), done: make(chan struct{})}
 	p.cmd.Dir = dir
@@ -194,7 +195,7 @@ func addr(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 // Start starts the process, again after a Kill on the same data and ports.
 func (s *Server) Start() {
 	s.t.Helper()
-	s.Process = start(s.t, s.Dir, Binary(s.t), s.command...)
+	s.Process = Start(s.t, s.Dir, Binary(s.t), s.command...)
 }
 
 // Ready waits until GET /readyz answers 200.
@@ -292,7 +293,7 @@ func StartKafka(t testing.TB, o KafkaOptions) *Kafka {
 	}
 	heap := max(o.HeapMB, 512)
 	k := &Kafka{Addr: addr(port)}
-	k.Process = start(t, dir, "java", fmt.Sprintf("-Xmx%dm", heap), "-cp", classpath, "kafka.Kafka", file)
+	k.Process = Start(t, dir, "java", fmt.Sprintf("-Xmx%dm", heap), "-cp", classpath, "kafka.Kafka", file)
 	Until(t, 90*time.Second, func() error {
 		select {
 		case <-k.Done():
