@@ -54,7 +54,8 @@ type Handler interface {
 // many goroutines and must not block.
 type Observer interface {
 	Opened()
-	Closed(reason string)                                         // reason is one of a few fixed words
+	Closed(reason string)                                         // reason is one of a few fixed words; also of those never opened
+	Gone()                                                        // an opened one has ended
 	Read(bytes int)                                               // from sockets
 	Wrote(bytes int)                                              // to sockets
 	InFlight(requests int, bytes int64)                           // changes, also negative
@@ -179,6 +180,7 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, conns *run.Group) 
 		}
 		s.obs.Opened()
 		conns.Go("connection", func(ctx context.Context) error {
+			defer s.obs.Gone()
 			c.serve(ctx, conns)
 			return nil
 		})
