@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/looptape/looptape/internal/broker/batch"
@@ -203,7 +204,9 @@ func (p *Partition) order(a Append, first batch.Batch, count int32, stamp, now i
 	d.rec.Data = [2][]byte{encodeRecord(d.head[:], p.id, p.epoch, d.base, d.last, count), a.Batches}
 	d.rec.Done = d.durable
 	if _, err := p.set.log.Append(&d.rec); err != nil {
-		out.Err = fmt.Errorf("%w: %w", ErrStorage, err)
+		if out.Err = fmt.Errorf("%w: %w", ErrStorage, err); errors.Is(err, wal.ErrTooLarge) {
+			out.Err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+		}
 		return out, true
 	}
 	// The batch has its place; what follows it is checked against it.

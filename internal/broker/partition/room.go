@@ -72,6 +72,33 @@ func (r *room) wait(ctx context.Context, poke func()) error {
 	return nil
 }
 
+// empty waits until nothing is used.
+func (r *room) empty(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		used, changed := r.used, r.changed
+		if used > 0 {
+			r.waiting++
+		}
+		r.mu.Unlock()
+		if used <= 0 {
+			return nil
+		}
+		var err error
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		r.mu.Lock()
+		r.waiting--
+		r.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // reserve waits for room in memory and in the log.
 func (s *Set) reserve(ctx context.Context, n int) error {
 	if err := s.room.wait(ctx, s.poke); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/looptape/looptape/internal/broker/batch"
@@ -77,6 +78,7 @@ type Set struct {
 	epoch   int64
 	log     wal.Log // set by Serve
 	room    room
+	closing atomic.Bool
 
 	mu    sync.RWMutex
 	parts map[ID]*Partition
@@ -113,6 +115,9 @@ func (s *Set) Get(id ID) (*Partition, error) {
 	if p != nil {
 		return p, nil
 	}
+	if s.closing.Load() {
+		return nil, fmt.Errorf("%w: %s", ErrNotLeader, id)
+	}
 	t, ok := s.catalog.TopicByID(id.Topic)
 	if !ok || id.Index < 0 || id.Index >= t.Partitions {
 		return nil, fmt.Errorf("%w: %s", ErrUnknownPartition, id)
@@ -128,6 +133,7 @@ func (s *Set) Get(id ID) (*Partition, error) {
 		return p, nil
 	}
 	p = s.fresh(id, t.Name, record)
+	p.closed = s.closing.Load()
 	s.parts[id] = p
 	return p, nil
 }
@@ -177,7 +183,7 @@ func (s *Set) Load(ctx context.Context, id ID) error {
 	return nil
 }
 
-// drop closes the partitions of a deleted topic.
+// Drop closes the partitions of a deleted topic.
 func (s *Set) Drop(topic catalog.TopicID) {
 	var gone []*Partition
 	s.mu.Lock()
@@ -206,6 +212,7 @@ func (s *Set) All() []ID {
 
 // Close ends all partitions: no append is accepted any more.
 func (s *Set) Close() {
+	s.closing.Store(true)
 	s.mu.RLock()
 	all := make([]*Partition, 0, len(s.parts))
 	for _, p := range s.parts {
@@ -215,6 +222,14 @@ func (s *Set) Close() {
 	for _, p := range all {
 		p.close()
 	}
+}
+
+// Drain closes the set and waits until everything appended is in objects, or ctx
+// ends.
+func (s *Set) Drain(ctx context.Context) error {
+	s.Close()
+	s.poke()
+	return s.room.empty(ctx)
 }
 
 // Replay takes a record of an earlier epoch's log that is not in objects, in the
@@ -269,11 +284,21 @@ func (s *Set) Replayed(epoch int64, last wal.LSN) {
 	}
 	s.open.Last = last
 	s.seal(true)
+}
+
+// Recovered ends recovery: what was replayed is durable and can be served.
+func (s *Set) Recovered() {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, p := range s.parts {
 		p.recovered()
 	}
+}
+
+// Exists says whether the partition's topic does.
+func (s *Set) Exists(id ID) bool {
+	_, ok := s.catalog.TopicByID(id.Topic)
+	return ok
 }
 
 // recovered makes the state for checks equal to the durable one.
@@ -328,7 +353,7 @@ func (s *Set) publish(d *pending, lsn wal.LSN) {
 	switch {
 	case cut.Bytes >= max(s.cfg.SealBytes, min(int64(len(cut.Segments))*sealPerPartition, s.cfg.MaxUnflushed/2)):
 		s.seal(false)
-	case s.room.waited():
+	case s.room.waited() || s.closing.Load():
 		s.poke()
 	}
 	s.cutMu.Unlock()
@@ -379,7 +404,7 @@ func (s *Set) Next(ctx context.Context) (*Cut, error) {
 		if s.open != nil {
 			due = max(0, s.open.started.Add(s.cfg.SealAfter).Sub(s.cfg.Now()))
 			// A little more room helps nobody while larger cuts are on their way.
-			if due == 0 || s.room.waited() && s.flushing == 0 && s.open.Bytes > 0 {
+			if due == 0 || s.closing.Load() || s.room.waited() && s.flushing == 0 && s.open.Bytes > 0 {
 				s.seal(false)
 			}
 		}

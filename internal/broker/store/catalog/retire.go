@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/looptape/looptape/internal/base/meta"
@@ -205,4 +206,31 @@ func (w *Writer) Bury(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Unknown returns those of the names that neither a visible object nor garbage
+// has, as of a revision read now.
+func (c *Catalog) Unknown(ctx context.Context, names []string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	// Objects go from visible to garbage, so what leaves one between the two
+	// reads is in the other.
+	if err := c.refresh(ctx); err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	c.mu.RLock()
+	for _, e := range c.ix.objects {
+		known[e.object.Name] = true
+	}
+	c.mu.RUnlock()
+	all, err := c.Garbage(ctx, math.MaxInt64, math.MaxInt)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range all {
+		known[g.Object] = true
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return known[n] }), nil
 }

@@ -177,7 +177,15 @@ func (w *Writer) Committed(epoch int64) int64 {
 	return 0
 }
 
-// Finish marks adopted epochs as done whose logs hold nothing above their
+// Adopts says whether the epoch is an earlier one that is not done.
+func (w *Writer) Adopts(epoch int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.epochs[epoch]
+	return ok && epoch != w.epoch
+}
+
+// Finish marks an adopted epoch as done whose log holds nothing above its
 // committed LSN.
 func (w *Writer) Finish(ctx context.Context, epoch int64) error {
 	return w.Commit(ctx, Commit{Epoch: epoch, LSN: w.Committed(epoch), Done: true})

@@ -127,3 +127,27 @@ func (x *Index) Tail(topic [16]byte, partition int32) (Entry, bool) {
 	}
 	return x.Tails[at], true
 }
+
+// Span is all an object holds of one partition.
+type Span struct {
+	Topic        [16]byte
+	Partition    int32
+	Base, End    int64 // offsets [Base, End)
+	MaxTimestamp int64
+	Bytes        int64 // of batches
+	Depth        uint8 // of the tail
+}
+
+// Spans returns what the object holds, by topic and partition.
+func (x *Index) Spans() []Span {
+	all := make([]Span, 0, len(x.Tails))
+	at := 0 // blocks and tails have the same order
+	for _, t := range x.Tails {
+		s := Span{t.Topic, t.Partition, t.Base, t.Last + 1, t.MaxTimestamp, 0, uint8(t.Batches)}
+		for ; at < len(x.Blocks) && x.Blocks[at].ComparePartition(t.Topic, t.Partition) == 0; at++ {
+			s.Bytes += int64(x.Blocks[at].Len)
+		}
+		all = append(all, s)
+	}
+	return all
+}

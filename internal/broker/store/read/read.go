@@ -287,16 +287,11 @@ func LoadIndex(ctx context.Context, store blob.Store, cluster string, o *catalog
 // Ranges returns what an object with that index holds, for the catalog.
 func Ranges(x *object.Index) []catalog.Range {
 	rs := make([]catalog.Range, 0, len(x.Tails))
-	at := 0 // blocks and tails have the same order
-	for _, t := range x.Tails {
-		r := catalog.Range{
-			Partition: catalog.Partition{Topic: t.Topic, Index: t.Partition},
-			Base:      t.Base, End: t.Last + 1, MaxTimestamp: t.MaxTimestamp, TailDepth: uint8(t.Batches),
-		}
-		for ; at < len(x.Blocks) && x.Blocks[at].ComparePartition(t.Topic, t.Partition) == 0; at++ {
-			r.Bytes += int64(x.Blocks[at].Len)
-		}
-		rs = append(rs, r)
+	for _, s := range x.Spans() {
+		rs = append(rs, catalog.Range{
+			Partition: catalog.Partition{Topic: s.Topic, Index: s.Partition},
+			Base:      s.Base, End: s.End, MaxTimestamp: s.MaxTimestamp, Bytes: s.Bytes, TailDepth: s.Depth,
+		})
 	}
 	return rs
 }

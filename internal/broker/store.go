@@ -1,0 +1,398 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/looptape/looptape/internal/base/blob"
+	"github.com/looptape/looptape/internal/base/blob/bloburl"
+	"github.com/looptape/looptape/internal/base/disk"
+	"github.com/looptape/looptape/internal/base/meta"
+	"github.com/looptape/looptape/internal/base/meta/metalocal"
+	"github.com/looptape/looptape/internal/base/run"
+	"github.com/looptape/looptape/internal/broker/partition"
+	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/read"
+	"github.com/looptape/looptape/internal/broker/store/wal"
+	"github.com/looptape/looptape/internal/broker/store/write"
+)
+
+// StoreConfig tunes the store. The zero value is the default.
+type StoreConfig struct {
+	Log        wal.Config
+	Partitions partition.Config
+	Read       read.Config
+	Flush      write.Config
+	Sweep      write.SweepConfig
+	// DrainTimeout bounds how long a clean stop waits for the object store. What
+	// is not in objects by then is in the log and recovered by the next start.
+	// Default 10 s.
+	DrainTimeout time.Duration
+}
+
+func (c StoreConfig) withDefaults() StoreConfig {
+	if c.DrainTimeout <= 0 {
+		c.DrainTimeout = 10 * time.Second
+	}
+	if c.Log.SegmentBytes <= 0 {
+		// Small segments: a restart reads the last one from its start, committed
+		// records included.
+		c.Log.SegmentBytes = 32 << 20
+	}
+	return c
+}
+
+// ErrBehind says that the object store knows of a later life of this broker than
+// the metadata does: the metadata was lost or restored from an old copy.
+var ErrBehind = errors.New("metadata is older than the object store")
+
+// engine is the store of one broker: log, objects, catalog and the partitions on
+// top. openStore recovers it, Run keeps it going.
+type engine struct {
+	cfg     StoreConfig
+	log     *slog.Logger
+	files   disk.FS
+	blobs   blob.Store
+	meta    meta.Store
+	catalog *catalog.Catalog
+	writer  *catalog.Writer
+	reader  *read.Reader
+	set     *partition.Set
+	wal     *wal.FileLog
+	flusher *write.Flusher
+	sweeper *write.Sweeper
+	adopted []catalog.Adopted
+	closers []io.Closer // in the order of opening
+}
+
+// Partitions are the partitions this broker leads.
+func (e *engine) Partitions() *partition.Set { return e.set }
+
+// Catalog is the cluster's catalog.
+func (e *engine) Catalog() *catalog.Catalog { return e.catalog }
+
+// openStore opens the store in cfg.DataDir and recovers what an earlier process
+// left there. When it returns, everything that was ever acknowledged can be read
+// and appends can be taken; they are answered once Run runs.
+func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Registerer) (_ *engine, err error) {
+	files := disk.OS{}
+	if err := files.MkdirAll(cfg.DataDir); err != nil {
+		return nil, fmt.Errorf("create data directory: %w", err)
+	}
+	lock, err := files.Lock(filepath.Join(cfg.DataDir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory %s (is another broker running on it?): %w", cfg.DataDir, err)
+	}
+	closers := []io.Closer{lock}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(closers))
+		}
+	}()
+	url := cfg.Blob
+	if url == "" {
+		url = filepath.Join(cfg.DataDir, "objects")
+	}
+	blobs, err := bloburl.Open(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("open object store: %w", err)
+	}
+	metadata, err := metalocal.Open(filepath.Join(cfg.DataDir, "meta.db"))
+	if err != nil {
+		return nil, fmt.Errorf("open metadata: %w", err)
+	}
+	closers = append(closers, metadata)
+	e, err := openEngine(ctx, parts{
+		files: files, dir: filepath.Join(cfg.DataDir, "wal"), blobs: blobs, meta: metadata, broker: cfg.NodeID,
+	}, cfg.Store, log)
+	if err != nil {
+		return nil, err
+	}
+	e.closers = append(closers, e.closers...)
+	if err := e.register(reg); err != nil {
+		closers = e.closers
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return e, nil
+}
+
+// parts is what an engine stands on.
+type parts struct {
+	files  disk.FS
+	dir    string // of the log
+	blobs  blob.Store
+	meta   meta.Store
+	broker int32
+}
+
+// openEngine is openStore on given parts. The caller holds the broker's lock.
+func openEngine(ctx context.Context, on parts, cfg StoreConfig, log *slog.Logger) (_ *engine, err error) {
+	began := time.Now()
+	e := &engine{cfg: cfg.withDefaults(), log: log, files: on.files, blobs: on.blobs, meta: on.meta}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(e.closers))
+		}
+	}()
+	if e.catalog, err = catalog.Open(ctx, on.meta, catalog.Config{
+		Ranges: e.ranges, Deleted: func(id catalog.TopicID) { e.set.Drop(id) }, Entomb: e.entomb, Now: cfg.Partitions.Now,
+	}); err != nil {
+		return nil, err
+	}
+	if err := e.claimBucket(ctx); err != nil {
+		return nil, err
+	}
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	if e.writer, e.adopted, err = e.catalog.Register(ctx, on.broker, "file"); err != nil {
+		return nil, err
+	}
+	// From here on nothing of an earlier epoch can be committed but by us.
+	if err := e.markEpoch(ctx, nonce); err != nil {
+		return nil, err
+	}
+	e.reader = read.New(on.blobs, e.catalog, e.cfg.Read)
+	e.set = partition.NewSet(e.catalog, e.reader, e.writer, e.writer.Epoch(), e.cfg.Partitions)
+	if err := e.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.recover(ctx, on); err != nil {
+		return nil, err
+	}
+	e.flusher = write.NewFlusher(source{e.set}, on.blobs, e.writer, e.wal, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
+	e.sweeper = write.NewSweeper(e.catalog, e.writer, on.blobs, starts{e.set}, e.cfg.Sweep, log)
+	log.Info("store is open", "epoch", e.writer.Epoch(), "topics", len(e.catalog.Topics()),
+		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
+	return e, nil
+}
+
+// ranges reads what an object holds from its index.
+func (e *engine) ranges(ctx context.Context, cluster string, o *catalog.Object) ([]catalog.Range, error) {
+	x, err := read.LoadIndex(ctx, e.blobs, cluster, o)
+	if err != nil {
+		return nil, err
+	}
+	return read.Ranges(x), nil
+}
+
+// putOnce stores a small object that may be there already, and returns what is
+// stored then.
+func (e *engine) putOnce(ctx context.Context, key string, body []byte) ([]byte, error) {
+	for try := 0; ; try++ {
+		err := e.blobs.Put(ctx, key, bytes.NewReader(body), int64(len(body)))
+		switch {
+		case err == nil:
+			return body, nil
+		case errors.Is(err, blob.ErrExists):
+			info, err := e.blobs.Stat(ctx, key)
+			if err != nil {
+				return nil, err
+			}
+			if info.Size > 1<<16 {
+				return nil, fmt.Errorf("object %s has %d bytes", key, info.Size)
+			}
+			got := make([]byte, info.Size)
+			_, err = e.blobs.GetRange(ctx, key, 0, got)
+			return got, err
+		case try == 5 || ctx.Err() != nil:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond << try):
+		}
+	}
+}
+
+// claimBucket ties the object store to the cluster (P13).
+func (e *engine) claimBucket(ctx context.Context) error {
+	got, err := e.putOnce(ctx, "cluster", []byte(e.catalog.ClusterID()))
+	if err != nil {
+		return fmt.Errorf("claim object store: %w", err)
+	}
+	if string(got) != e.catalog.ClusterID() {
+		return fmt.Errorf("%w: the object store belongs to cluster %q, the metadata says %q", ErrBehind, got, e.catalog.ClusterID())
+	}
+	return nil
+}
+
+// markEpoch leaves a mark of this epoch in the object store. If one of this or a
+// later epoch is there, the metadata has gone back in time.
+func (e *engine) markEpoch(ctx context.Context, nonce [16]byte) error {
+	prefix := fmt.Sprintf("epochs/%s/%d/", e.catalog.ClusterID(), e.writer.Broker())
+	key := fmt.Sprintf("%s%020d", prefix, e.writer.Epoch())
+	got, err := e.putOnce(ctx, key, nonce[:])
+	if err != nil {
+		return fmt.Errorf("mark epoch %d: %w", e.writer.Epoch(), err)
+	}
+	newest := key
+	if err := e.blobs.List(ctx, prefix, func(info blob.Info) error { newest = max(newest, info.Key); return nil }); err != nil {
+		return fmt.Errorf("list epochs: %w", err)
+	}
+	if string(got) != string(nonce[:]) || newest != key {
+		return fmt.Errorf("%w: it knows %s, the metadata gave out epoch %d", ErrBehind, newest, e.writer.Epoch())
+	}
+	return nil
+}
+
+// entomb makes a topic's deletion known to the object store, so that metadata
+// rebuilt from objects does not bring it back (P13).
+func (e *engine) entomb(ctx context.Context, t catalog.Topic) error {
+	_, err := e.putOnce(ctx, "tomb/"+e.catalog.ClusterID()+"/"+t.ID.String(), []byte(t.Name))
+	return err
+}
+
+// loaders bounds the partitions opened at the same time.
+const loaders = 16
+
+// load opens the partitions that objects hold something of.
+func (e *engine) load(ctx context.Context) error {
+	all := e.catalog.Partitions()
+	next := make(chan catalog.Partition, len(all))
+	for _, p := range all {
+		next <- p
+	}
+	close(next)
+	g := run.New(ctx)
+	for range min(loaders, len(all)) {
+		g.Go("open partitions", func(ctx context.Context) error {
+			for p := range next {
+				if err := e.set.Load(ctx, partition.ID{Topic: p.Topic, Index: p.Index}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// walID never changes for a broker of a cluster.
+func walID(cluster string, broker int32) [16]byte {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte(cluster), uint32(broker)))
+	return [16]byte(sum[:])
+}
+
+// recover adopts the logs of earlier epochs: what is above their committed LSN
+// goes into memory, ready to be served and flushed like anything new (P15).
+func (e *engine) recover(ctx context.Context, on parts) error {
+	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), on.broker), Epoch: e.writer.Epoch()}
+	committed := map[int64]wal.LSN{}
+	for _, a := range e.adopted {
+		committed[a.Epoch] = wal.LSN(a.Committed)
+	}
+	current := int64(0)
+	last := map[int64]wal.LSN{}
+	end := func(epoch int64) {
+		if l, ok := last[epoch]; ok {
+			e.set.Replayed(epoch, l)
+			delete(committed, epoch) // its final cut marks it as done
+		}
+	}
+	found, err := wal.Recover(ctx, on.files, on.dir, id.WALID, func(epoch int64, lsn wal.LSN, data []byte) error {
+		from, ours := committed[epoch]
+		if !ours || lsn <= from {
+			return nil // in objects; an epoch that is done has nothing else
+		}
+		if epoch != current {
+			end(current)
+			current = epoch
+		}
+		if prev := max(last[epoch], from); lsn != prev+1 {
+			return fmt.Errorf("recover log: epoch %d continues at LSN %d, only %d is in objects", epoch, lsn, prev)
+		}
+		last[epoch] = lsn
+		return e.set.Replay(ctx, epoch, lsn, data)
+	})
+	if err != nil {
+		return fmt.Errorf("recover log: %w", err)
+	}
+	end(current)
+	for _, f := range found.Epochs {
+		if e.writer.Adopts(f.Epoch) && int64(f.First) > e.writer.Committed(f.Epoch)+1 {
+			return fmt.Errorf("recover log: epoch %d begins at LSN %d, only %d is in objects", f.Epoch, f.First, e.writer.Committed(f.Epoch))
+		}
+	}
+	if e.wal, err = wal.Open(ctx, on.files, on.dir, id, e.cfg.Log, found); err != nil {
+		return err
+	}
+	e.closers = append(e.closers, e.wal)
+	// Only now is all that was replayed known to be durable.
+	e.set.Recovered()
+	e.set.Serve(e.wal)
+	for epoch := range committed {
+		if err := e.writer.Finish(ctx, epoch); err != nil {
+			return fmt.Errorf("close epoch %d: %w", epoch, err)
+		}
+	}
+	for _, f := range found.Epochs {
+		upto := f.Last // all of it is in objects, unless
+		if e.writer.Adopts(f.Epoch) {
+			upto = wal.LSN(e.writer.Committed(f.Epoch)) // the rest is flushed soon
+		}
+		if err := e.wal.TrimEpoch(f.Epoch, upto); err != nil {
+			return fmt.Errorf("trim log: %w", err)
+		}
+	}
+	return nil
+}
+
+// Run keeps the store going until ctx ends; then it takes no more appends, puts
+// what it has into objects, and closes. An error means that the process must end.
+func (e *engine) Run(ctx context.Context) error {
+	// The parts outlive ctx: what was appended is still to be flushed.
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g := run.New(inner)
+	logCtx, stopLog := context.WithCancel(g.Context())
+	defer stopLog()
+	g.Go("log", func(context.Context) error { return e.wal.Run(logCtx) })
+	g.Go("catalog", e.catalog.Run)
+	g.Go("reader", e.reader.Run)
+	g.Go("flusher", e.flusher.Run)
+	g.Go("sweeper", e.sweeper.Run)
+	select {
+	case <-ctx.Done():
+		drain, cancel := context.WithTimeout(g.Context(), e.cfg.DrainTimeout)
+		if err := e.set.Drain(drain); err != nil && g.Context().Err() == nil {
+			e.log.Warn("stopped before everything was in objects; the log has the rest", "bytes", e.set.Usage().Unflushed)
+		}
+		cancel()
+	case <-g.Context().Done():
+		e.set.Close()
+	}
+	// The log ends cleanly, then everything else.
+	stopLog()
+	g.Stop()
+	return errors.Join(g.Wait(), e.Close())
+}
+
+// Close lets go of files and locks. Run does it at its end.
+func (e *engine) Close() error {
+	err := closeAll(e.closers)
+	e.closers = nil
+	return err
+}
+
+// closeAll closes the last opened first.
+func closeAll(all []io.Closer) error {
+	var errs []error
+	for i := len(all) - 1; i >= 0; i-- {
+		errs = append(errs, all[i].Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,51 @@
+package broker
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// register makes the store's counters and gauges visible. They are read when
+// asked for and cost nothing otherwise.
+func (e *engine) register(reg prometheus.Registerer) error {
+	if reg == nil {
+		return nil
+	}
+	gauge := func(name, help string, fn func() float64) error {
+		return reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "looptape_store_" + name, Help: help}, fn))
+	}
+	counter := func(name, help string, fn func() float64) error {
+		return reg.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "looptape_store_" + name, Help: help}, fn))
+	}
+	type metric struct {
+		make       func(string, string, func() float64) error
+		name, help string
+		fn         func() float64
+	}
+	for _, m := range []metric{
+		{counter, "log_records_total", "Records made durable.", func() float64 { return float64(e.wal.Stats().Records) }},
+		{counter, "log_bytes_total", "Bytes written to the log, padding included.", func() float64 { return float64(e.wal.Stats().WrittenBytes) }},
+		{counter, "log_commits_total", "Commits of the log, each one write and one sync.", func() float64 { return float64(e.wal.Stats().Commits) }},
+		{counter, "log_commit_seconds_total", "Time spent in them.", func() float64 { return float64(e.wal.Stats().CommitNanos) / 1e9 }},
+		{counter, "log_waits_total", "Appends that waited for room in the log.", func() float64 { return float64(e.wal.Stats().ReserveWaits) }},
+		{gauge, "log_queued_bytes", "Bytes appended and not yet durable.", func() float64 { return float64(e.wal.Stats().QueuedBytes) }},
+		{gauge, "log_uncommitted_bytes", "Bytes of the log not yet in objects.", func() float64 { return float64(e.wal.Stats().UncommittedBytes) }},
+		{gauge, "unflushed_bytes", "Record bytes in memory not yet in objects.", func() float64 { return float64(e.set.Usage().Unflushed) }},
+		{gauge, "retained_bytes", "Record bytes in objects kept in memory for readers.", func() float64 { return float64(e.set.Usage().Retained) }},
+		{gauge, "appends_waiting", "Appends that wait for room.", func() float64 { return float64(e.set.Usage().Waiting) }},
+		{gauge, "cuts_in_flight", "Sealed stretches of the log on their way to the object store.", func() float64 { return float64(e.set.Usage().Cuts) }},
+		{counter, "objects_put_total", "Objects written.", func() float64 { return float64(e.flusher.Stats().Objects) }},
+		{counter, "object_bytes_put_total", "Bytes of them.", func() float64 { return float64(e.flusher.Stats().Bytes) }},
+		{counter, "commits_total", "Commits to the catalog.", func() float64 { return float64(e.flusher.Stats().Commits) }},
+		{counter, "flush_errors_total", "Failed puts and commits; each is repeated.", func() float64 { return float64(e.flusher.Stats().Failures) }},
+		{gauge, "flush_stalled", "Puts and commits that wait after a failure.", func() float64 { return float64(e.flusher.Stats().Stalled) }},
+		{counter, "objects_deleted_total", "Objects deleted.", func() float64 { return float64(e.sweeper.Deleted()) }},
+		{counter, "block_reads_total", "Blocks read from the object store.", func() float64 { return float64(e.reader.Stats().Gets) }},
+		{counter, "block_read_bytes_total", "Bytes of them.", func() float64 { return float64(e.reader.Stats().Bytes) }},
+		{gauge, "block_cache_bytes", "Bytes in the block cache.", func() float64 { return float64(e.reader.Stats().CacheBytes) }},
+		{gauge, "objects", "Visible objects.", func() float64 { n, _ := e.catalog.Objects(); return float64(n) }},
+		{gauge, "object_bytes", "Bytes of them.", func() float64 { _, n := e.catalog.Objects(); return float64(n) }},
+	} {
+		if err := m.make(m.name, m.help, m.fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"github.com/looptape/looptape/internal/broker/partition"
+	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/object"
+	"github.com/looptape/looptape/internal/broker/store/write"
+)
+
+// source hands the partitions' cuts to the flusher: partition knows nothing of
+// objects, and write nothing of partitions.
+type source struct {
+	set *partition.Set
+}
+
+// Next implements write.Source.
+func (s source) Next(ctx context.Context) (*write.Cut, error) {
+	cut, err := s.set.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UnixMilli()
+	out := &write.Cut{Epoch: cut.Epoch, First: cut.First, Last: cut.Last, Final: cut.Final, Origin: cut}
+	for _, seg := range cut.Segments {
+		// The book goes on also for a topic that has just been deleted.
+		depth, producers := seg.Producers(object.MaxTailDepth, now)
+		if !s.set.Exists(seg.ID) {
+			continue
+		}
+		part := object.Part{
+			Topic: seg.ID.Topic, Partition: seg.ID.Index,
+			Units: make([]object.Unit, len(seg.Entries)),
+			Tail: object.Tail{
+				TopicName: seg.TopicName, LogStart: seg.LogStart, Base: seg.Base, End: seg.End, LastStable: seg.LastStable,
+				LeaderEpoch: seg.LeaderEpoch, Epochs: seg.Epochs, Depth: depth, Producers: producers, Open: seg.Open, Ended: seg.Ended,
+			},
+		}
+		for i, e := range seg.Entries {
+			part.Units[i] = object.Unit{Base: e.Base, Last: e.Last, MaxTimestamp: e.MaxTimestamp, Batches: 1, Bytes: e.Bytes}
+		}
+		part.Tail.Samples = samples(seg.Entries)
+		out.Parts = append(out.Parts, part)
+	}
+	return out, nil
+}
+
+// Committed implements write.Source.
+func (s source) Committed(cut *write.Cut) { s.set.Committed(cut.Origin.(*partition.Cut)) }
+
+// maxSamples keeps a tail section small.
+const maxSamples = 16
+
+// samples says at evenly spread offsets how late timestamps were by then.
+func samples(entries []partition.Entry) []object.Sample {
+	step := (len(entries) + maxSamples - 1) / maxSamples
+	var all []object.Sample
+	latest := int64(-1)
+	for i, e := range entries {
+		latest = max(latest, e.MaxTimestamp)
+		if i%step == step-1 || i == len(entries)-1 {
+			all = append(all, object.Sample{Offset: e.Last, Timestamp: latest})
+		}
+	}
+	return all
+}
+
+// starts raises log starts through the partitions, so that readers see it at once.
+type starts struct {
+	set *partition.Set
+}
+
+// Raise implements write.Starts.
+func (s starts) Raise(ctx context.Context, p catalog.Partition, before int64) error {
+	part, err := s.set.Get(partition.ID{Topic: p.Topic, Index: p.Index})
+	if err != nil {
+		return err
+	}
+	_, err = part.DeleteRecords(ctx, before)
+	return err
+}
