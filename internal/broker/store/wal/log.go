@@ -14,10 +14,13 @@ import (
 // queueFactor times MaxBatch is what Reserve lets in before the disk has it.
 const queueFactor = 4
 
+// blocks is how many blocks there are: one being written, one full, one filling.
+const blocks = 3
+
 // A FileLog is a Log in local files. Use Open.
 //
-// Two blocks of aligned memory take turns: Append copies records into one while
-// the other is written and synced. What does not fit waits in a queue. The mutex
+// A few blocks of aligned memory take turns: Append copies records into one while
+// another is written and synced. What fits in none waits in a queue. The mutex
 // guards what Append, Reserve, Trim and the writer share and is never held across
 // I/O; the writer goroutine alone writes, syncs and calls Done.
 type FileLog struct {
@@ -36,8 +39,9 @@ type FileLog struct {
 	room     chan struct{} // closed and replaced when Reserve should look again
 	waiting  int           // Reserve calls that wait for it
 	fill     *block        // takes appends
-	spare    *block        // nil while it is written
-	queue    []*Record     // appended after fill was full
+	full     []*block      // to be written before it, in order
+	spare    []*block      // empty
+	queue    []*Record     // appended after all blocks were full
 	next     LSN           // of the next record
 	durable  LSN
 	ending   bool  // no more appends
@@ -171,9 +175,7 @@ func (l *FileLog) Append(r *Record) (LSN, error) {
 	lsn := l.next
 	l.next++
 	l.stats.QueuedBytes += int64(n)
-	if len(l.queue) == 0 && l.fill.fits(n) {
-		l.fill.add(lsn, r)
-	} else {
+	if len(l.queue) > 0 || !l.place(lsn, r) {
 		l.queue = append(l.queue, r)
 	}
 	l.wake.Signal()
@@ -210,43 +212,63 @@ func (l *FileLog) write(ctx context.Context) error {
 	}
 }
 
+// place copies the record into the block that takes appends, or into a new one,
+// and tells whether there was room. Call with l.mu held.
+func (l *FileLog) place(lsn LSN, r *Record) bool {
+	if !l.fill.fits(r.size()) {
+		n := len(l.spare)
+		if n == 0 || len(l.fill.recs) == 0 || !l.spare[n-1].fits(r.size()) {
+			return false
+		}
+		l.full = append(l.full, l.fill)
+		l.fill, l.spare = l.spare[n-1], l.spare[:n-1]
+	}
+	l.fill.add(lsn, r)
+	return true
+}
+
 // take waits for records and returns them as a block; nil: the log ends and all
 // is written. The sync in flight was the clock: whatever came meanwhile goes
-// together.
+// together. No block is being written now, so at least one is spare or full.
 func (l *FileLog) take() *block {
 	l.mu.Lock()
-	for len(l.fill.recs) == 0 && len(l.queue) == 0 {
+	for len(l.full) == 0 && len(l.fill.recs) == 0 && len(l.queue) == 0 {
 		if l.ending {
 			l.mu.Unlock()
 			return nil
 		}
 		l.wake.Wait()
 	}
-	if len(l.fill.recs) > 0 {
-		b := l.fill
-		l.fill, l.spare = l.spare, nil
+	var b *block
+	if len(l.full) > 0 {
+		b = l.full[0]
+		l.full = append(l.full[:0], l.full[1:]...)
+	} else if n := len(l.spare); len(l.fill.recs) > 0 {
+		b = l.fill
+		l.fill, l.spare = l.spare[n-1], l.spare[:n-1]
+	}
+	if b != nil {
 		l.refill()
 		l.mu.Unlock()
 		return b
 	}
 	// Only a record that is larger than a block is left in the queue while the
-	// block is empty. It gets a block for itself, made without the lock: appends
+	// blocks are empty. It gets a block for itself, made without the lock: appends
 	// go on behind it.
 	r, lsn := l.queue[0], l.next-LSN(len(l.queue))
 	l.queue[0] = nil
 	l.queue = l.queue[1:]
 	l.refill()
 	l.mu.Unlock()
-	b := newBlock(recordHeaderBytes+r.size(), l.align)
+	b = newBlock(recordHeaderBytes+r.size(), l.align)
 	b.add(lsn, r)
 	return b
 }
 
-// refill moves records from the queue into the block that takes appends, as far as
-// they fit. Call with l.mu held.
+// refill moves records from the queue into blocks, as far as they fit. Call with
+// l.mu held.
 func (l *FileLog) refill() {
-	for len(l.queue) > 0 && l.fill.fits(l.queue[0].size()) {
-		l.fill.add(l.next-LSN(len(l.queue)), l.queue[0])
+	for len(l.queue) > 0 && l.place(l.next-LSN(len(l.queue)), l.queue[0]) {
 		l.queue[0] = nil
 		l.queue = l.queue[1:]
 	}
@@ -348,8 +370,8 @@ func (l *FileLog) publish(b *block) {
 	}
 	b.reset()
 	l.mu.Lock()
-	if l.spare == nil {
-		l.spare = b
+	if len(l.spare)+len(l.full)+1 < blocks { // else it was made for one record
+		l.spare = append(l.spare, b)
 	}
 	l.mu.Unlock()
 }
@@ -379,10 +401,13 @@ func (l *FileLog) fail(err error, b *block) {
 	if b != nil {
 		recs = append(recs, b.recs...)
 	}
+	for _, f := range l.full {
+		recs = append(recs, f.recs...)
+	}
 	recs = append(recs, l.fill.recs...)
 	recs = append(recs, l.queue...)
 	l.fill.reset()
-	l.queue = nil
+	l.full, l.queue = nil, nil
 	l.stats.QueuedBytes = 0
 	first := l.next - LSN(len(recs))
 	l.letIn()

@@ -78,7 +78,10 @@ func open(ctx context.Context, fs disk.FS, dir string, id Identity, cfg Config, 
 			l.stats.UncommittedBytes += e.Bytes
 		}
 	}
-	l.fill, l.spare = newBlock(cfg.MaxBatch, l.align), newBlock(cfg.MaxBatch, l.align)
+	l.fill = newBlock(l.cfg.MaxBatch, l.align)
+	for range blocks - 1 {
+		l.spare = append(l.spare, newBlock(l.cfg.MaxBatch, l.align))
+	}
 	return l, nil
 }
 
