@@ -12,6 +12,7 @@ type lagMeter struct {
 	metrics *metrics
 	mu      sync.Mutex // guards the rest
 	at      map[topicPartition]lagAt
+	topics  map[string]bool // all that were ever published
 }
 
 type lagAt struct {
@@ -20,7 +21,7 @@ type lagAt struct {
 }
 
 func newLagMeter(group string, m *metrics) *lagMeter {
-	return &lagMeter{group: group, metrics: m, at: map[topicPartition]lagAt{}}
+	return &lagMeter{group: group, metrics: m, at: map[topicPartition]lagAt{}, topics: map[string]bool{}}
 }
 
 // ended notes the end of the log, as a fetch told.
@@ -53,12 +54,11 @@ func (l *lagMeter) dropped(topic string, partition int32) {
 	delete(l.at, topicPartition{topic, partition})
 }
 
-// caughtUp tells whether nothing is known to be in the log behind the position.
-func (l *lagMeter) caughtUp(topic string, partition int32) bool {
+// end is the end of the log as far as it is known.
+func (l *lagMeter) end(topic string, partition int32) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.at[topicPartition{topic, partition}]
-	return a.next >= a.end
+	return l.at[topicPartition{topic, partition}].end
 }
 
 // publish sets the gauges.
@@ -66,13 +66,15 @@ func (l *lagMeter) publish(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lag, delay := map[string]int64{}, map[string]time.Duration{}
+	for topic := range l.topics { // one that was given away is nobody's lag here
+		lag[topic], delay[topic] = 0, 0
+	}
 	for tp, a := range l.at {
 		behind := max(0, a.end-a.next)
+		l.topics[tp.topic] = true
 		lag[tp.topic] += behind
 		if behind > 0 && !a.newest.IsZero() {
 			delay[tp.topic] = max(delay[tp.topic], now.Sub(a.newest))
-		} else {
-			delay[tp.topic] = max(delay[tp.topic], 0)
 		}
 	}
 	for topic, n := range lag {

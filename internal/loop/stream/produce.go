@@ -51,6 +51,10 @@ func (c *Client) Produce(ctx context.Context, recs ...event.Record) error {
 // to its own clients, and until ctx ends. done runs on the client's goroutine: it
 // must be quick and must not produce. The record's slices must not change before.
 func (c *Client) ProduceAsync(ctx context.Context, rec event.Record, done func(error)) {
+	c.produce(ctx, rec, func(_ *kgo.Record, err error) { done(err) })
+}
+
+func (c *Client) produce(ctx context.Context, rec event.Record, done func(*kgo.Record, error)) {
 	r := &kgo.Record{
 		Topic: rec.Topic, Partition: rec.Partition, Key: rec.Key, Value: rec.Value,
 		Timestamp: rec.Time, Headers: make([]kgo.RecordHeader, len(rec.Headers)),
@@ -61,17 +65,17 @@ func (c *Client) ProduceAsync(ctx context.Context, rec event.Record, done func(e
 		size += len(h.Key) + len(h.Value)
 	}
 	if size > MaxRecordBytes {
-		done(fmt.Errorf("produce to %s: record of %d bytes: limit is %d", rec.Topic, size, MaxRecordBytes))
+		done(r, fmt.Errorf("produce to %s: record of %d bytes: limit is %d", rec.Topic, size, MaxRecordBytes))
 		return
 	}
-	c.kgo.Produce(ctx, r, func(_ *kgo.Record, err error) {
+	c.kgo.Produce(ctx, r, func(r *kgo.Record, err error) {
 		if err != nil {
 			c.metrics.produceErrors.WithLabelValues(rec.Topic).Inc()
 			err = fmt.Errorf("produce to %s: %w", rec.Topic, err)
 		} else {
 			c.metrics.produced.WithLabelValues(rec.Topic).Inc()
 		}
-		done(err)
+		done(r, err)
 	})
 }
 
