@@ -12,9 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/looptape/looptape/internal/base/run"
-	"github.com/looptape/looptape/internal/loop/event"
-)
+	"github.com/looptape/looptape/internal/base/run")
 
 // A worker runs the batches of one partition number, from its assignment to its
 // revocation. One goroutine owns the task, the handler and the checkpoint; the
