@@ -3,6 +3,7 @@ package measure
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math"
 )
@@ -212,4 +213,36 @@ func (c *Counts) Wealth(t *Table) Wealth {
 		}
 	}
 	return w
+}
+
+// MarshalJSON writes the outcomes that were seen: per arm, pairs of outcome and
+// number.
+func (c Counts) MarshalJSON() ([]byte, error) {
+	out := [2][][2]int64{{}, {}}
+	for arm := range c {
+		for o, n := range c[arm] {
+			if n != 0 {
+				out[arm] = append(out[arm], [2]int64{int64(o), n})
+			}
+		}
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (c *Counts) UnmarshalJSON(b []byte) error {
+	var in [2][][2]int64
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	*c = Counts{}
+	for arm := range in {
+		for _, p := range in[arm] {
+			if p[0] < 0 || p[0] >= Outcomes {
+				return fmt.Errorf("outcome %d: must lie in [0, %d)", p[0], Outcomes)
+			}
+			c[arm][p[0]] = p[1]
+		}
+	}
+	return nil
 }
