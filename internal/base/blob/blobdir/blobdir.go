@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/looptape/looptape/internal/base/blob"
@@ -40,6 +41,7 @@ type Store struct {
 	fs   disk.FS
 	root string
 	next atomic.Int64 // number of the next temporary file
+	made sync.Map     // directories whose own names are durable
 }
 
 var _ blob.Store = (*Store)(nil)
@@ -89,7 +91,7 @@ func (s *Store) put(ctx context.Context, key string, body io.ReaderAt, size int6
 	if e, err := s.fs.Stat(path); err == nil {
 		return s.taken(e, dir)
 	}
-	if err := s.fs.MkdirAll(dir); disk.Exists(err) {
+	if err := s.makeDir(dir); disk.Exists(err) {
 		return fmt.Errorf("%w: part of its path is an object", blob.ErrBadKey)
 	} else if err != nil {
 		return err
@@ -117,6 +119,28 @@ func (s *Store) put(ctx context.Context, key string, body io.ReaderAt, size int6
 	if err != nil {
 		return fmt.Errorf("%w: %w", blob.ErrUnknown, err)
 	}
+	return nil
+}
+
+// makeDir makes a directory and its parents and their names durable, also if they
+// were made by another Put, or before a crash, that did not come to that.
+func (s *Store) makeDir(dir string) error {
+	if _, ok := s.made.Load(dir); ok {
+		return nil
+	}
+	if err := s.fs.MkdirAll(dir); err != nil {
+		return err
+	}
+	if dir != s.root {
+		parent := filepath.Dir(dir)
+		if err := s.makeDir(parent); err != nil {
+			return err
+		}
+		if err := s.fs.SyncDir(parent); err != nil {
+			return err
+		}
+	}
+	s.made.Store(dir, true)
 	return nil
 }
 
