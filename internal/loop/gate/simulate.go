@@ -1,12 +1,18 @@
 package gate
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/loop/event"
 )
 
@@ -52,8 +58,9 @@ type Simulated struct {
 // standard errors.
 func (s Simulated) Bound() float64 { return s.Alpha + 3*s.StdErr }
 
-// Simulate runs the gate. It neither sleeps nor reads a clock.
-func Simulate(cfg SimulateConfig) (Simulated, error) {
+// Simulate runs the gate. It neither sleeps nor reads a clock, and the same
+// configuration gives the same result.
+func Simulate(ctx context.Context, cfg SimulateConfig) (Simulated, error) {
 	if cfg.Share == 0 {
 		cfg.Share = 0.5
 	}
@@ -68,11 +75,28 @@ func Simulate(cfg SimulateConfig) (Simulated, error) {
 	}
 	out := Simulated{Runs: cfg.Runs, Units: cfg.Units, Alpha: cfg.Policy.AlphaTotal()}
 	var when []int
-	for r := range cfg.Runs {
-		o, err := simulateRun(&cfg, rand.New(rand.NewPCG(cfg.Seed, uint64(r))))
-		if err != nil {
-			return out, err
-		}
+	runs := make([]simulatedRun, cfg.Runs)
+	var next atomic.Int64
+	group := run.New(ctx)
+	for range min(runtime.GOMAXPROCS(0), cfg.Runs) {
+		group.Go("simulate", func(ctx context.Context) error {
+			for ctx.Err() == nil {
+				r := int(next.Add(1)) - 1
+				if r >= cfg.Runs {
+					return nil
+				}
+				var err error
+				if runs[r], err = simulateRun(&cfg, rand.New(rand.NewPCG(cfg.Seed, uint64(r)))); err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return out, err
+	}
+	for _, o := range runs {
 		switch {
 		case o.rolledBack:
 			out.Rollbacks++
@@ -115,7 +139,11 @@ func simulateRun(cfg *SimulateConfig, rng *rand.Rand) (simulatedRun, error) {
 		return simulatedRun{}, fmt.Errorf("simulate: policy %s does not match the simulated release", p.Title())
 	}
 	traffic := newTraffic(cfg, rng)
+	pr := e.lanes[e.order[0]].process
 	for i := range cfg.Units {
+		if pr.concluded() {
+			break // a crossing is final
+		}
 		for _, c := range traffic.unit(i) {
 			e.Step(Input{Case: &CaseInput{Appended: c.End, Case: *c}})
 		}
@@ -125,7 +153,6 @@ func simulateRun(cfg *SimulateConfig, rng *rand.Rand) (simulatedRun, error) {
 		e.Step(Input{Tick: &Tick{Now: end, Partitions: []int32{0}}})
 		end = end.Add(2 * e.cfg.IdleAfter)
 	}
-	pr := e.lanes[e.order[0]].process
 	return simulatedRun{
 		rolledBack:  pr.State == event.GateRollingBack,
 		quarantined: pr.State == event.GateQuarantined,
@@ -141,6 +168,7 @@ type traffic struct {
 	users []simulatedUser
 	late  []delayed // wrong way arrivalOrder
 	good  []float64 // mean per guard
+	names []string  // evaluator per guard
 }
 
 type simulatedUser struct {
@@ -157,6 +185,14 @@ func newTraffic(cfg *SimulateConfig, rng *rand.Rand) *traffic {
 	t := &traffic{cfg: cfg, rng: rng}
 	for _, g := range cfg.Policy.Guards {
 		t.good = append(t.good, g.Guess)
+		name := g.Evaluator
+		if name == "" {
+			name = g.Metric
+		}
+		if !strings.Contains(name, "@") {
+			name += "@1#0"
+		}
+		t.names = append(t.names, name)
 	}
 	if cfg.wrong == stickyAsUnit {
 		// Few users of very different quality, each many times.
@@ -185,12 +221,14 @@ func (t *traffic) unit(i int) []*event.Case {
 		u := t.users[rng.IntN(len(t.users))]
 		candidate, shift = u.candidate, u.quality-1
 	}
-	var out []*event.Case
+	out := make([]*event.Case, 0, requests)
+	id := "u" + strconv.Itoa(i)
 	for k := range requests {
 		at := start.Add(time.Duration(k) * cfg.Policy.UnitClose / 4)
 		c := &event.Case{
-			Request: fmt.Sprintf("r%d.%d", i, k), Tenant: "default", Revision: 1, Unit: fmt.Sprintf("u%d", i), UnitKind: cfg.Policy.Unit,
+			Request: id + "." + strconv.Itoa(k), Tenant: "default", Revision: 1, Unit: id, UnitKind: cfg.Policy.Unit,
 			Propensity: &cfg.Share, Stage: "1", Start: at, End: at, Arm: event.ArmBaseline, Release: "baseline",
+			Scores: make([]event.CaseScore, 0, len(cfg.Policy.Guards)),
 		}
 		if candidate {
 			c.Arm, c.Release = event.ArmCandidate, "candidate"
@@ -211,7 +249,7 @@ func (t *traffic) unit(i int) []*event.Case {
 			} else {
 				failed = true
 			}
-			t.score(c, guard, v)
+			t.score(c, guard, t.names[g], v)
 		}
 		if cfg.wrong == arrivalOrder {
 			// What comes later is passed off as if it had been asked later.
@@ -238,7 +276,7 @@ func (t *traffic) unit(i int) []*event.Case {
 }
 
 // score writes a value (1 good) the way the guard's metric is read.
-func (t *traffic) score(c *event.Case, g *Guard, v float64) {
+func (t *traffic) score(c *event.Case, g *Guard, evaluator string, v float64) {
 	switch g.Metric {
 	case MetricMissingScore:
 		return // scores are all there
@@ -255,11 +293,7 @@ func (t *traffic) score(c *event.Case, g *Guard, v float64) {
 	if g.Good == "low" {
 		v = 1 - v
 	}
-	name := g.Evaluator
-	if name == "" {
-		name = g.Metric
-	}
 	c.Scores = append(c.Scores, event.CaseScore{
-		ID: c.Request + "/" + g.Metric, Evaluator: name + "@1#0", Metric: g.Metric, Mode: "live", Status: "scored", Value: &v, Good: g.Good, SampledP: 1,
+		ID: g.Metric, Evaluator: evaluator, Metric: g.Metric, Mode: "live", Status: "scored", Value: &v, Good: g.Good, SampledP: 1,
 	})
 }

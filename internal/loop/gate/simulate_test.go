@@ -4,7 +4,7 @@ import "testing"
 
 func TestSimulateWithoutDefect(t *testing.T) {
 	for _, name := range []string{PolicyDemo} {
-		s, err := Simulate(SimulateConfig{Policy: loadEmbedded(t, name), Runs: 200, Units: 5000, Seed: 7})
+		s, err := Simulate(t.Context(), SimulateConfig{Policy: loadEmbedded(t, name), Runs: 200, Units: 5000, Seed: 7})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -16,7 +16,7 @@ func TestSimulateWithoutDefect(t *testing.T) {
 }
 
 func TestSimulateDefect(t *testing.T) {
-	s, err := Simulate(SimulateConfig{Policy: loadEmbedded(t, PolicyDemo), Runs: 20, Units: 3600, Seed: 7, Defect: 0.2, DefectFrom: 800})
+	s, err := Simulate(t.Context(), SimulateConfig{Policy: loadEmbedded(t, PolicyDemo), Runs: 20, Units: 3600, Seed: 7, Defect: 0.2, DefectFrom: 800})
 	if err != nil {
 		t.Fatal(err)
 	}
