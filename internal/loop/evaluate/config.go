@@ -19,8 +19,10 @@ type Config struct {
 
 	Mode       string        // live (default), shadow or replay: written into every score
 	Quiet      time.Duration // a request without request.closed is settled when nothing came for so long; default 10 s
-	Idle       time.Duration // state of a request is dropped when nothing came for so long; default 1 h
-	MaxOpen    int           // requests with state per partition; the longest idle is settled and dropped beyond it; default 50,000
+	Grace      time.Duration // how long a closed request waits for parts that are still on their way before what is missing is taken as missing; default 1 s; negative: not at all
+	Idle       time.Duration // a request for which nothing came for so long is folded: only where its parts lie is kept; default 1 h
+	Remember   time.Duration // a folded request is forgotten after so long; a part that comes later starts a new one, whose smaller scores do not stand; default 7 days
+	MaxOpen    int           // requests with state per partition; the longest idle is settled and folded beyond it; default 50,000
 	MaxParts   int           // events of one request; beyond it the request is failed as too large; default 1,000
 	MaxBytes   int           // of their bodies together; default 16 MiB
 	CacheBytes int           // decoded requests kept in memory per partition; default 32 MiB
@@ -73,7 +75,9 @@ func (c Config) WithDefaults() (Config, error) {
 	def(&c.Cost.MaxTokens, 32_000)
 	def(&c.Mode, "live")
 	def(&c.Quiet, 10*time.Second)
+	def(&c.Grace, time.Second)
 	def(&c.Idle, time.Hour)
+	def(&c.Remember, 7*24*time.Hour)
 	def(&c.MaxOpen, 50_000)
 	def(&c.MaxParts, 1_000)
 	def(&c.MaxBytes, 16<<20)
@@ -92,6 +96,7 @@ func (c Config) WithDefaults() (Config, error) {
 	bad(c.Mode != "live" && c.Mode != "shadow" && c.Mode != "replay", "mode %q: want live, shadow or replay", c.Mode)
 	bad(c.Quiet < 0, "quiet %v: want more than 0", c.Quiet)
 	bad(c.Idle < c.Quiet, "idle %v: want at least quiet (%v)", c.Idle, c.Quiet)
+	bad(c.Remember < c.Idle, "remember %v: want at least idle (%v)", c.Remember, c.Idle)
 	bad(c.MaxOpen < 1 || c.MaxParts < 1 || c.MaxBytes < 1 || c.CacheBytes < 1, "max_open, max_parts, max_bytes, cache_bytes: want at least 1")
 	return c, errors.Join(errs...)
 }

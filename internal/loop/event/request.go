@@ -538,6 +538,18 @@ func MergeFacts(parts []Event) Facts {
 	return mergeFacts(ps)
 }
 
+// MergeContentFacts is MergeFacts over events that were opened before.
+func MergeContentFacts(parts []Content) Facts {
+	ps := make([]*Content, len(parts))
+	for i := range parts {
+		ps[i] = &parts[i]
+	}
+	slices.SortFunc(ps, func(a, b *Content) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
+	})
+	return mergeFacts(ps)
+}
+
 // mergedFacts are the names of the facts that hold for the whole request.
 var mergedFacts = map[string]bool{
 	"tenant": true, "app": true, "environment": true, "request": true, "trace": true, "session": true, "task": true,
