@@ -1,4 +1,8 @@
 // Package blobtest is the suite that every blob.Store passes.
+//
+// A store's test calls Run with a function that opens a new, empty store; each
+// case of the suite gets one of its own. What only one store can do (survive a
+// crash, fail on purpose) is tested beside it.
 package blobtest
 
 import (
