@@ -10,7 +10,7 @@ import (
 )
 
 // windowBytes is how much recovery reads at a time.
-const windowBytes = 4 << 20
+const windowBytes = 2 << 20
 
 // A reader reads a segment past the page cache, which may show what the device
 // does not have.
@@ -98,13 +98,13 @@ func (r *reader) block(off int64, id Identity, seq int64) (header, []byte, error
 	return h, b[headerBytes:], h.checkCRC(b)
 }
 
-// find looks for a valid block of this log, epoch and segment at or after off, at
-// every place where one may begin, that says that records up to durable were
+// find looks for a valid block of this log, epoch and segment from off up to end,
+// at every place where one may begin, that says that records up to durable were
 // synced when it was written. It returns its place, -1 if there is none.
-func (r *reader) find(ctx context.Context, off int64, id Identity, seq int64, durable LSN) (int64, error) {
+func (r *reader) find(ctx context.Context, off, end int64, id Identity, seq int64, durable LSN) (int64, error) {
 	align := max(minAlign, r.file.DirectAlign())
 	buf := disk.Aligned(int(min(windowBytes, padded(r.size, align))), align)
-	for ; off+headerBytes <= r.size; off += minAlign {
+	for ; off < end && off+headerBytes <= r.size; off += minAlign {
 		if off < r.at || off+headerBytes > r.at+int64(len(r.window)) {
 			if err := ctx.Err(); err != nil {
 				return 0, err

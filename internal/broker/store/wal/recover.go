@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/looptape/looptape/internal/base/disk"
+	"github.com/looptape/looptape/internal/base/run"
 )
 
 // Recovered is what Recover found: the dead epochs that still have segments, the
@@ -329,24 +331,14 @@ func (s *scan) bad(ctx context.Context, i int, at int64, why error) error {
 	}
 	// One block is in flight at a time. Anything valid written after the one
 	// expected here says that it was synced: then it is damaged, not torn.
-	for j := i; j < len(s.segments); j++ {
-		r, err := openReader(s.fs, s.segments[j].path)
-		if err != nil {
-			return err
-		}
-		from := int64(0)
-		if j == i {
-			from = at
-		}
-		later, err := r.find(ctx, from, s.id, s.segments[j].seq, s.next)
-		if err = errors.Join(err, r.close()); err != nil {
-			return err
-		}
-		if later >= 0 {
-			e := s.corrupt(i, at, why)
-			e.Got += fmt.Sprintf(" (and a later block at byte %d of %s)", later, filepath.Base(s.segments[j].path))
-			return e
-		}
+	later, found, err := s.later(ctx, i, at)
+	if err != nil {
+		return err
+	}
+	if found {
+		e := s.corrupt(i, at, why)
+		e.Got += fmt.Sprintf(" (and a later block at byte %d of %s)", later.at, filepath.Base(s.segments[later.segment].path))
+		return e
 	}
 	if s.end > 0 {
 		// Open put aside what was never begun before it wrote the end down: this
@@ -354,6 +346,71 @@ func (s *scan) bad(ctx context.Context, i int, at int64, why error) error {
 		return s.fromCarry(i, at, why)
 	}
 	return nil
+}
+
+// A place is where a block may begin.
+type place struct {
+	segment int
+	at      int64
+}
+
+// A stretch is a part of a segment to look through, up to byte end.
+type stretch struct {
+	place
+	end int64
+}
+
+// The search for later blocks reads what may be two whole segments before the
+// broker can start, so it keeps the disk busy.
+const (
+	stretchBytes  = 16 << 20
+	searchReaders = 4
+)
+
+// later looks from byte `at` of segment i on for a valid block that says that the
+// record expected there was synced, and returns the first one found.
+func (s *scan) later(ctx context.Context, i int, at int64) (first place, found bool, err error) {
+	var work []stretch
+	for j := i; j < len(s.segments); j++ {
+		for ; at < s.segments[j].size; at += stretchBytes {
+			work = append(work, stretch{place{j, at}, min(at+stretchBytes, s.segments[j].size)})
+		}
+		at = 0
+	}
+	places := make([]place, len(work))
+	var next atomic.Int64
+	g := run.New(ctx)
+	for range min(searchReaders, len(work)) {
+		g.Go("wal-search", func(ctx context.Context) error {
+			for n := int(next.Add(1)) - 1; n < len(work); n = int(next.Add(1)) - 1 {
+				var err error
+				if places[n], err = s.search(ctx, work[n]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(g.Wait(), ctx.Err()); err != nil {
+		return place{}, false, err
+	}
+	for _, p := range places {
+		if p.at >= 0 {
+			return p, true, nil
+		}
+	}
+	return place{}, false, nil
+}
+
+// search looks through a stretch; a place below 0 says that nothing was found.
+func (s *scan) search(ctx context.Context, w stretch) (place, error) {
+	g := s.segments[w.segment]
+	r, err := openReader(s.fs, g.path)
+	if err != nil {
+		return place{}, err
+	}
+	at, err := r.find(ctx, w.at, w.end, s.id, g.seq, s.next)
+	return place{w.segment, at}, errors.Join(err, r.close())
 }
 
 // fromCarry goes on with the copy of the last block that a later epoch carries.
