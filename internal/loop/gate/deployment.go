@@ -207,3 +207,8 @@ func (e *Engine) Unfinished() (out []Action) {
 	}
 	return out
 }
+
+// running reports whether any gate still waits for units.
+func (e *Engine) running() bool {
+	return slices.ContainsFunc(e.order, func(id string) bool { return !e.lanes[id].process.concluded() })
+}

@@ -76,7 +76,7 @@ type Engine struct {
 type clock struct {
 	Data []time.Time `json:"data"`
 	Max  time.Time   `json:"max"`
-	Wall time.Time   `json:"wall"` // when a case last came, by the ticks' clock
+	Wall time.Time   `json:"-"`    // when a case last came, by the ticks' clock; a restart begins anew, as what feeds us may have to catch up
 	Seen bool        `json:"-"`    // a case came since the last tick
 }
 
@@ -190,10 +190,10 @@ type Ack struct {
 	At       time.Time
 }
 
-// An Effect is what an engine wants done; one field is set.
+// An Effect is what an engine wants done; one field is set. Actions to be carried
+// out are kept in the state: see Unfinished.
 type Effect struct {
 	Emit *Emission
-	Act  *Action
 	Note string // for the operator's log
 }
 
@@ -602,7 +602,6 @@ func (e *Engine) readout(l *lane, at time.Time, amb ambience) []Effect {
 			// Only the newest word counts: an older move that was not carried out
 			// yet must not be carried out after it.
 			l.meta.Actions = []Action{a}
-			out = append(out, Effect{Act: &a})
 		}
 	}
 	e.keepLane(l)
