@@ -101,6 +101,15 @@ var codes = []struct {
 	{errEndpoint, codeMismatchedEndpoint},
 	{errUnknownResource, codeInvalidRequest},
 
+	// Before partition.ErrCorrupt, which wraps them.
+	{batch.ErrMagic, codeUnsupportedForFormat},
+	{batch.ErrCRC, codeCorruptMessage},
+	{batch.ErrLength, codeCorruptMessage},
+	{batch.ErrShort, codeCorruptMessage},
+	{batch.ErrCount, codeInvalidRecord},
+	{batch.ErrRecord, codeInvalidRecord},
+	{batch.ErrCompression, codeInvalidRecord},
+
 	{partition.ErrUnknownPartition, codeUnknownTopicOrPartition},
 	{partition.ErrNotLeader, codeNotLeader},
 	{partition.ErrLoading, codeNotLeader},
@@ -115,13 +124,6 @@ var codes = []struct {
 	{partition.ErrTimestamp, codeInvalidTimestamp},
 	{partition.ErrInvalidRecord, codeInvalidRecord},
 	{partition.ErrStorage, codeStorage},
-	{batch.ErrMagic, codeUnsupportedForFormat},
-	{batch.ErrCRC, codeCorruptMessage},
-	{batch.ErrLength, codeCorruptMessage},
-	{batch.ErrShort, codeCorruptMessage},
-	{batch.ErrCount, codeInvalidRecord},
-	{batch.ErrRecord, codeInvalidRecord},
-	{batch.ErrCompression, codeInvalidRecord},
 
 	{catalog.ErrTopicExists, codeTopicAlreadyExists},
 	{catalog.ErrUnknownTopic, codeUnknownTopicOrPartition},
