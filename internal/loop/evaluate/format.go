@@ -21,7 +21,7 @@ import (
 //	text.format      the same under "text": {"format": ...}
 //	output_type      "json", "text"
 //
-// each by its bare name or behind "gen_ai.request." or "gen_ai.", else the
+// each by its bare name or behind a prefix of the GenAI conventions, else the
 // configured expectation. An answer of any form must not be cut off by the
 // token limit and must close its code fences.
 type format struct {
@@ -107,7 +107,7 @@ type expectation struct {
 
 func (e *format) want(params map[string]any) expectation {
 	for _, name := range []string{"response_format", "text.format", "output_type", "output.type"} {
-		for _, prefix := range []string{"", "gen_ai.request.", "gen_ai.", "gen_ai.openai.request."} {
+		for _, prefix := range []string{"", "gen_ai.request.", "gen_ai.", "openai.request.", "gen_ai.openai.request."} {
 			if v, ok := params[prefix+name]; ok {
 				if w, ok := readExpectation(v); ok {
 					return w

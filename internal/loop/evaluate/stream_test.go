@@ -1,0 +1,133 @@
+package evaluate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/looptape/looptape/internal/loop/event"
+	"github.com/looptape/looptape/internal/loop/stream"
+)
+
+// The runner on a broker in memory: requests whose events lie on several
+// topics, each sent twice, evaluated by a processor that is stopped in between.
+func TestRunnerOnStream(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := stream.Dial(ctx, stream.Config{Brokers: cluster.ListenAddrs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var specs []stream.TopicSpec
+	for _, name := range append([]string{event.TopicScore}, Inputs...) {
+		specs = append(specs, stream.TopicSpec{Name: name, Partitions: 2})
+	}
+	if _, err := c.EnsureTopics(ctx, specs); err != nil {
+		t.Fatal(err)
+	}
+	const requests = 30
+	send := func(from, to int) {
+		t.Helper()
+		var recs []event.Record
+		for i := from; i < to; i++ {
+			for _, e := range ragEvents(t) {
+				e.ID, e.Facts.Request = fmt.Sprintf("%s-%d", e.ID, i), fmt.Sprintf("r%d", i)
+				r := e.Record(topicOf(e.Type), e.Facts.Request, e.Facts.Request)
+				recs = append(recs, r, r)
+			}
+		}
+		if err := c.Produce(ctx, recs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	dir := t.TempDir()
+	run := func() (stop func()) {
+		r, err := New(Options{StateDir: dir, Config: Config{Grace: -1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx, c) }()
+		return func() {
+			cancel()
+			if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+	}
+	var seen atomic.Int64
+	wait := func(n int64) []event.Record {
+		t.Helper()
+		var recs []event.Record
+		seen.Store(0)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		ids := map[string]bool{}
+		err := c.Tail(ctx, stream.TailConfig{Name: "test", Topics: []string{event.TopicScore},
+			Batch: func(_ context.Context, in []event.Record, _ map[string]map[int32]int64) error {
+				for _, r := range in {
+					recs = append(recs, r)
+					ids[r.Header("ce_id")] = true
+				}
+				if int64(len(ids)) >= n {
+					cancel()
+				}
+				return nil
+			}})
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if int64(len(ids)) < n {
+			t.Fatalf("%d scores, want %d", len(ids), n)
+		}
+		return recs
+	}
+
+	send(0, requests/2)
+	stop := run()
+	wait(8 * requests / 2)
+	stop()
+	send(0, requests) // half of it again, as a sender that retries would
+	stop = run()
+	recs := wait(8 * requests)
+	stop()
+
+	got := standings(t, recs)
+	if len(got) != 8*requests {
+		t.Fatalf("%d scores stand, want %d", len(got), 8*requests)
+	}
+	r := testRunner(t, Config{})
+	for i := range requests {
+		m := newMemTask()
+		h := r.handler(m)
+		for _, e := range ragEvents(t) {
+			e.ID, e.Facts.Request = fmt.Sprintf("%s-%d", e.ID, i), fmt.Sprintf("r%d", i)
+			m.feed(t, h, e)
+		}
+		m.advance(t, h, time.Minute)
+		for id, want := range standings(t, m.emitted) {
+			if d := gocmp.Diff(want, got[id]); d != "" {
+				t.Fatalf("request %d (-want +got):\n%s", i, d)
+			}
+		}
+	}
+	for _, rec := range recs {
+		if rec.Partition != event.PartitionOf(string(rec.Key), 2) {
+			t.Fatalf("score of %s in partition %d", rec.Key, rec.Partition)
+		}
+	}
+}
