@@ -16,8 +16,8 @@ import (
 
 // Config tunes a Set. The zero value is the default.
 type Config struct {
-	// SealBytes is the size at which a cut goes to the object store, or 64 KiB
-	// for each partition in it if that is more. Default 64 MiB.
+	// SealBytes is the size at which a cut goes to the object store, or a 1024th
+	// of it for each partition in it if that is more. Default 64 MiB.
 	SealBytes int64
 	// SealAfter is the age at which it does, whatever its size. Default 30 s.
 	SealAfter time.Duration
@@ -61,8 +61,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// sealPerPartition keeps objects of very many partitions from being all index.
-const sealPerPartition = 64 << 10
+// sealShare keeps objects of very many partitions from being all index: a cut
+// of n partitions has at least n of these shares of SealBytes.
+const sealShare = 1024
 
 // Starts changes log starts durably: *catalog.Writer.
 type Starts interface {
@@ -256,21 +257,27 @@ func (s *Set) Replay(ctx context.Context, epoch int64, lsn wal.LSN, data []byte)
 		p.next, p.high = 0, 0
 		s.parts[r.ID] = p
 	}
+	if err := p.replay(cut, r); err != nil {
+		return fmt.Errorf("replay LSN %d of epoch %d: %w", lsn, epoch, err)
+	}
+	if cut.Bytes >= s.cfg.SealBytes {
+		s.seal(false)
+	}
+	return nil
+}
+
+func (p *Partition) replay(cut *Cut, r Record) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.Last < p.next {
 		return nil // an object has it already
 	}
 	if r.Base < p.next || r.Base > max(p.next, p.logStart) {
-		return fmt.Errorf("%w: replay LSN %d of epoch %d: %s continues at offset %d, the record starts at %d",
-			ErrCorrupt, lsn, epoch, r.ID, p.next, r.Base)
+		return fmt.Errorf("%w: %s continues at offset %d, the record starts at %d", ErrCorrupt, r.ID, p.next, r.Base)
 	}
-	p.add(cut, r.Batches, r.LeaderEpoch, s.cfg.Now().UnixMilli(), nil)
-	s.room.take(len(r.Batches))
+	p.add(cut, r.Batches, r.LeaderEpoch, p.set.cfg.Now().UnixMilli(), nil)
+	p.set.room.take(len(r.Batches))
 	p.next = p.high
-	if cut.Bytes >= s.cfg.SealBytes {
-		s.seal(false)
-	}
 	return nil
 }
 
@@ -351,7 +358,7 @@ func (s *Set) publish(d *pending, lsn wal.LSN) {
 	}
 	p.mu.Unlock()
 	switch {
-	case cut.Bytes >= max(s.cfg.SealBytes, min(int64(len(cut.Segments))*sealPerPartition, s.cfg.MaxUnflushed/2)):
+	case cut.Bytes >= max(s.cfg.SealBytes, min(int64(len(cut.Segments))*(s.cfg.SealBytes/sealShare), s.cfg.MaxUnflushed/2)):
 		s.seal(false)
 	case s.room.waited() || s.closing.Load():
 		s.poke()

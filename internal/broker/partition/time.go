@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/looptape/looptape/internal/broker/batch"
-	"github.com/looptape/looptape/internal/broker/store/read"
 )
 
 // Special timestamps of OffsetForTime.
@@ -26,72 +25,76 @@ func (p *Partition) OffsetForTime(ctx context.Context, ts int64) (offset, timest
 	case Earliest:
 		return start, -1, nil
 	}
-	var found batch.Batch
 	if ts == MaxTimestamp {
-		if found, err = p.newest(ctx, start, high); err != nil || found == nil {
+		if ts, err = p.newest(ctx, start, high); err != nil || ts < 0 {
 			return -1, -1, err
 		}
-		ts = found.MaxTimestamp()
-	} else if found, err = p.atTime(ctx, ts, start, high); err != nil || found == nil {
-		return -1, -1, err
 	}
-	return found.AtTime(ts, start)
+	return p.atTime(ctx, ts, start, high)
 }
 
-func (p *Partition) atTime(ctx context.Context, ts, start, high int64) (batch.Batch, error) {
-	hot, memory := p.scan(start, high, func(e Entry) bool { return e.MaxTimestamp >= ts }, true)
-	cold, err := p.set.reader.AtTime(ctx, p.id.catalog(), ts, start, memory)
-	if err != nil {
-		return nil, fmt.Errorf("find time: %w", err)
-	}
-	if cold.OK {
-		return cold.Batch, nil
-	}
-	return hot, nil
-}
-
-func (p *Partition) newest(ctx context.Context, start, high int64) (batch.Batch, error) {
-	most := int64(-1)
-	hot, memory := p.scan(start, high, func(e Entry) bool {
-		if e.MaxTimestamp > most {
-			most = e.MaxTimestamp
-			return true
+func (p *Partition) atTime(ctx context.Context, ts, start, high int64) (offset, timestamp int64, err error) {
+	// Memory first, so that nothing slips from memory to objects in between.
+	hotOffset, hotTime, memory := int64(-1), int64(-1), high
+	for from := start; hotOffset < 0; {
+		b, begin := p.candidate(from, high, ts)
+		memory = min(memory, begin)
+		if b == nil {
+			break
 		}
-		return false
-	}, false)
-	var cold read.Found
-	var err error
-	if cold, err = p.set.reader.Latest(ctx, p.id.catalog(), start, memory); err != nil {
-		return nil, fmt.Errorf("find newest record: %w", err)
+		if hotOffset, hotTime, err = b.AtTime(ts, start); err != nil {
+			return -1, -1, err
+		}
+		from = b.LastOffset() + 1
 	}
-	if cold.OK && cold.Batch.MaxTimestamp() >= most {
-		return cold.Batch, nil
+	offset, timestamp, err = p.set.reader.AtTime(ctx, p.id.catalog(), ts, start, memory)
+	if err != nil {
+		return -1, -1, fmt.Errorf("find time: %w", err)
 	}
-	return hot, nil
+	if offset < 0 {
+		return hotOffset, hotTime, nil
+	}
+	return offset, timestamp, nil
 }
 
-// scan looks through memory for the first (or last) batch that is wanted, and
-// returns a copy of it, with the offset at which memory began.
-func (p *Partition) scan(start, high int64, want func(Entry) bool, first bool) (found batch.Batch, memory int64) {
+// candidate returns a copy of the first batch in memory in [from, high) that says
+// it has a timestamp at or after ts, and the offset at which memory begins.
+func (p *Partition) candidate(from, high, ts int64) (b batch.Batch, memory int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	memory = high
 	if len(p.tail) > 0 {
 		memory = p.tail[0].Base
 	}
-	var hit []byte
 	for _, seg := range p.tail {
+		if seg.Max < ts || seg.End <= from {
+			continue
+		}
 		for _, e := range seg.Entries {
-			if e.Last < start || e.Base >= high || !want(e) {
-				continue
-			}
-			if hit = e.Bytes; first {
-				return append(batch.Batch(nil), hit...), memory
+			if e.Last >= from && e.Base < high && e.MaxTimestamp >= ts {
+				return append(batch.Batch(nil), e.Bytes...), memory
 			}
 		}
 	}
-	if hit == nil {
-		return nil, memory
+	return nil, memory
+}
+
+// newest is the largest timestamp, -1 when there is no record.
+func (p *Partition) newest(ctx context.Context, start, high int64) (int64, error) {
+	p.mu.Lock()
+	newest, memory := int64(-1), high
+	if len(p.tail) > 0 {
+		memory = p.tail[0].Base
 	}
-	return append(batch.Batch(nil), hit...), memory
+	for _, seg := range p.tail {
+		if seg.End > start {
+			newest = max(newest, seg.Max)
+		}
+	}
+	p.mu.Unlock()
+	cold, err := p.set.reader.Newest(ctx, p.id.catalog(), start, memory)
+	if err != nil {
+		return -1, err
+	}
+	return max(newest, cold), nil
 }
