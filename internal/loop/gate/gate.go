@@ -76,8 +76,8 @@ type Engine struct {
 type clock struct {
 	Data []time.Time `json:"data"`
 	Max  time.Time   `json:"max"`
-	Wall time.Time   `json:"-"`    // when a case last came, by the ticks' clock; a restart begins anew, as what feeds us may have to catch up
-	Seen bool        `json:"-"`    // a case came since the last tick
+	Wall time.Time   `json:"-"` // when a case last came, by the ticks' clock; a restart begins anew, as what feeds us may have to catch up
+	Seen bool        `json:"-"` // a case came since the last tick
 }
 
 func (c *clock) now() time.Time {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -119,11 +120,17 @@ func processID(tenant string, info releaseInfo, policy string) string {
 	return event.DeriveID("gate.process", tenant, info.Deployment, info.Release, info.Baseline, policy)
 }
 
-// thaw rebuilds what a stored process does not carry.
-func (pr *process) thaw() error {
-	p, err := ParseCanonical(pr.Policy)
-	if err != nil {
-		return fmt.Errorf("process of release %s: %w", pr.Release.Release, err)
+// thaw rebuilds what a stored process does not carry. The policy is the one that
+// was frozen into it, which need not be among those configured now.
+func (pr *process) thaw(known []*Policy) error {
+	var p *Policy
+	if i := slices.IndexFunc(known, func(k *Policy) bool { return bytes.Equal(k.canonical, pr.Policy) }); i >= 0 {
+		p = known[i]
+	} else {
+		var err error
+		if p, err = ParseCanonical(pr.Policy); err != nil {
+			return fmt.Errorf("process of release %s: %w", pr.Release.Release, err)
+		}
 	}
 	n := len(p.Guards) * (1 + len(p.Segments.Of))
 	if pr.ID != processID(pr.Tenant, pr.Release, p.Hash()) || len(pr.Wealth) != n || len(pr.Pins) != len(p.Guards) || len(pr.Suspect) != len(p.Guards) || len(pr.Latched.Guards) != len(p.Guards) {

@@ -138,7 +138,7 @@ func (e *Engine) Restore(each func(yield func(key, value []byte) error) error) e
 			if s.Process == nil || s.Process.ID != id {
 				return fmt.Errorf("lane %s: holds another process", id)
 			}
-			if err := s.Process.thaw(); err != nil {
+			if err := s.Process.thaw(e.cfg.Policies); err != nil {
 				return err
 			}
 			l.process, l.meta = s.Process, s.Meta
