@@ -171,6 +171,9 @@ func (w *logWriter) details(under string) error {
 	if len(out) == 0 {
 		out = r.messages("assistant", r.output)
 	}
+	if len(out) == 0 {
+		out = r.choices
+	}
 	resp := event.Response{
 		Provider: r.provider, Operation: r.op, ModelAsked: r.modelAsked, ModelGiven: r.modelGiven, Finish: r.finish, CostUSD: r.cost,
 		Streaming: r.streaming, FirstMs: r.firstMs, Messages: out,

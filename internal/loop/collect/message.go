@@ -17,7 +17,8 @@ import (
 type messages struct {
 	parser fastjson.Parser
 	list   []event.Message
-	all    bool // everything was understood
+	out    []event.Message // answers that stood among the prompts (event.name gen_ai.choice)
+	all    bool            // everything was understood
 }
 
 // read adds the messages of a value. role is that of text without one. It
@@ -31,7 +32,7 @@ func (m *messages) read(v pcommon.Value, role string) bool {
 		if looksLikeJSON(s) {
 			if j, err := m.parser.Parse(s); err == nil {
 				m.value(j, role)
-				return len(m.list) > before
+				return len(m.list)+len(m.out) > before
 			}
 		}
 		if s != "" {
@@ -48,7 +49,7 @@ func (m *messages) read(v pcommon.Value, role string) bool {
 	default:
 		m.list = append(m.list, event.Message{Role: role, Content: v.AsString()})
 	}
-	return len(m.list) > before
+	return len(m.list)+len(m.out) > before
 }
 
 func looksLikeJSON(s string) bool {
@@ -136,6 +137,13 @@ func (m *messages) message(j *fastjson.Value, role string) {
 	}
 	out := msg.done()
 	if out.Content == "" && len(out.ToolCalls) == 0 && out.ToolCall == "" && out.Finish == "" && !m.all {
+		return
+	}
+	if name := j.Get("event.name"); j.Type() == fastjson.TypeObject && text(name) == "gen_ai.choice" {
+		if out.Role == role {
+			out.Role = "assistant"
+		}
+		m.out = append(m.out, out)
 		return
 	}
 	m.list = append(m.list, out)

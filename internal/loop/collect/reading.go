@@ -93,6 +93,7 @@ type reading struct {
 	prompts, completions indexed
 	system               []given
 	input, output        []given
+	choices              []event.Message // answers found among the inputs
 
 	tool, toolCall, tier, decision, approver string
 	args, result                             []given
@@ -408,6 +409,7 @@ func (r *reading) messages(role string, lists ...[]given) []event.Message {
 			if m.all {
 				r.attrs[at].group = gUsed
 			}
+			r.choices = append(r.choices, m.out...)
 			return m.list
 		}
 	}

@@ -375,6 +375,9 @@ func (w *spanWriter) model(kind work) error {
 	if len(out) == 0 {
 		out = r.messages("assistant", r.output)
 	}
+	if len(out) == 0 {
+		out = r.choices
+	}
 	finish := r.finish
 	if len(finish) == 0 {
 		for _, m := range out {
