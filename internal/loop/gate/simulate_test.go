@@ -1,6 +1,9 @@
 package gate
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestSimulateWithoutDefect(t *testing.T) {
 	for _, name := range []string{PolicyDemo} {
@@ -27,4 +30,9 @@ func TestSimulateDefect(t *testing.T) {
 	if s.Median > 800+400 {
 		t.Errorf("half of the runs needed %d units, 800 of them before the defect", s.Median)
 	}
+}
+
+func median(x []float64) float64 {
+	slices.Sort(x)
+	return x[len(x)/2]
 }
