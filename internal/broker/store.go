@@ -23,6 +23,7 @@ import (
 	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/object"
 	"github.com/looptape/looptape/internal/broker/store/read"
 	"github.com/looptape/looptape/internal/broker/store/wal"
 	"github.com/looptape/looptape/internal/broker/store/write"
@@ -179,40 +180,56 @@ func openEngine(ctx context.Context, on parts, cfg StoreConfig, log *slog.Logger
 
 // ranges reads what an object holds from its index.
 func (e *engine) ranges(ctx context.Context, cluster string, o *catalog.Object) ([]catalog.Range, error) {
-	x, err := read.LoadIndex(ctx, e.blobs, cluster, o)
-	if err != nil {
-		return nil, err
+	var rs []catalog.Range
+	err := e.retry(ctx, "read index of "+o.Name, func() error {
+		x, err := read.LoadIndex(ctx, e.blobs, cluster, o)
+		if err == nil {
+			rs = read.Ranges(x)
+		}
+		return err
+	})
+	return rs, err
+}
+
+// retry repeats fn while the object store fails: a start waits for it, like
+// everything else here. What waiting can't mend is returned.
+func (e *engine) retry(ctx context.Context, what string, fn func() error) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := fn()
+		switch {
+		case err == nil, ctx.Err() != nil, errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrBadKey), errors.Is(err, blob.ErrRange),
+			errors.Is(err, object.ErrCorrupt), errors.Is(err, partition.ErrUnknownPartition), errors.Is(err, meta.ErrClosed):
+			return err
+		}
+		e.log.Warn("start waits for the object store", "step", what, "error", err, "pause", pause)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
 	}
-	return read.Ranges(x), nil
 }
 
 // putOnce stores a small object that may be there already, and returns what is
 // stored then.
-func (e *engine) putOnce(ctx context.Context, key string, body []byte) ([]byte, error) {
-	for try := 0; ; try++ {
+func (e *engine) putOnce(ctx context.Context, key string, body []byte) (stored []byte, err error) {
+	err = e.retry(ctx, "put "+key, func() error {
 		err := e.blobs.Put(ctx, key, bytes.NewReader(body), int64(len(body)))
-		switch {
-		case err == nil:
-			return body, nil
-		case errors.Is(err, blob.ErrExists):
-			info, err := e.blobs.Stat(ctx, key)
-			if err != nil {
-				return nil, err
-			}
-			if info.Size > 1<<16 {
-				return nil, fmt.Errorf("object %s has %d bytes", key, info.Size)
-			}
-			got := make([]byte, info.Size)
-			_, err = e.blobs.GetRange(ctx, key, 0, got)
-			return got, err
-		case try == 5 || ctx.Err() != nil:
-			return nil, err
+		if !errors.Is(err, blob.ErrExists) {
+			stored = body
+			return err
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond << try):
+		info, err := e.blobs.Stat(ctx, key)
+		if err != nil {
+			return err
 		}
-	}
+		if info.Size > 1<<16 {
+			return fmt.Errorf("%w: %s has %d bytes", object.ErrCorrupt, key, info.Size)
+		}
+		stored = make([]byte, info.Size)
+		_, err = e.blobs.GetRange(ctx, key, 0, stored)
+		return err
+	})
+	return stored, err
 }
 
 // claimBucket ties the object store to the cluster (P13).
@@ -268,7 +285,8 @@ func (e *engine) load(ctx context.Context) error {
 	for range min(loaders, len(all)) {
 		g.Go("open partitions", func(ctx context.Context) error {
 			for p := range next {
-				if err := e.set.Load(ctx, partition.ID{Topic: p.Topic, Index: p.Index}); err != nil {
+				id := partition.ID{Topic: p.Topic, Index: p.Index}
+				if err := e.retry(ctx, "open partition", func() error { return e.set.Load(ctx, id) }); err != nil {
 					return err
 				}
 			}

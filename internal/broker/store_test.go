@@ -616,8 +616,8 @@ func TestZombieIsFenced(t *testing.T) {
 		t.Errorf("delete records: %v", err)
 	}
 	old.e.Partitions().Seal()
-	if err := <-old.done; !errors.Is(err, catalog.ErrFenced) {
-		t.Errorf("the zombie ended with %v", err)
+	if <-old.done; !errors.Is(old.err, catalog.ErrFenced) {
+		t.Errorf("the zombie ended with %v", old.err)
 	}
 	if diff := cmp.Diff(numbered(10), values(t, next.partition(t, topic, 0), 0, partition.Read{MaxBytes: 1 << 20})); diff != "" {
 		t.Error(diff)

@@ -44,14 +44,14 @@ type process struct {
 	w      *world
 	e      *engine
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{}
+	err    error // of Run, when done is closed
 
 	mu     sync.Mutex
 	dead   bool
 	calls  int
 	killAt int  // the call at which it dies, 0 never
 	after  bool // it dies after the call took effect
-	onKill func()
 }
 
 func newWorld() *world {
@@ -71,7 +71,7 @@ func newWorld() *world {
 // start opens and runs an engine on the world. An error means that the process
 // died while it opened, if it was told to; its mess is left to the next one.
 func (w *world) start(killAt int, after bool) (*process, error) {
-	p := &process{w: w, killAt: killAt, after: after, done: make(chan error, 1)}
+	p := &process{w: w, killAt: killAt, after: after, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	e, err := openEngine(ctx, parts{
@@ -83,7 +83,7 @@ func (w *world) start(killAt int, after bool) (*process, error) {
 	}
 	p.e = e
 	w.proc = p
-	go func() { p.done <- e.Run(ctx) }()
+	go func() { p.err = e.Run(ctx); close(p.done) }()
 	return p, nil
 }
 
@@ -130,8 +130,8 @@ func (p *process) kill(t testing.TB, r *rand.Rand) {
 func (p *process) stop(t testing.TB) {
 	t.Helper()
 	p.cancel()
-	if err := <-p.done; err != nil {
-		t.Fatalf("clean stop: %v", err)
+	if <-p.done; p.err != nil {
+		t.Fatalf("clean stop: %v", p.err)
 	}
 }
 
