@@ -21,11 +21,11 @@ type Config struct {
 	Quiet      time.Duration // a request without request.closed is settled when nothing came for so long; default 10 s
 	Grace      time.Duration // how long a closed request waits for parts that are still on their way before what is missing is taken as missing; default 1 s; negative: not at all
 	Idle       time.Duration // a request for which nothing came for so long is folded: only where its parts lie is kept; default 1 h
-	Remember   time.Duration // a folded request is forgotten after so long; a part that comes later starts a new one, whose smaller scores do not stand; default 7 days
-	MaxOpen    int           // requests with state per partition; the longest idle is settled and folded beyond it; default 50,000
+	Remember   time.Duration // a folded request is forgotten after so long; a part that comes later starts a new one, whose smaller scores do not stand; default 24 h (about 0.5 KB of disk a request)
+	MaxOpen    int           // requests with state per partition; the longest idle is settled and folded beyond it; default 20,000
 	MaxParts   int           // events of one request; beyond it the request is failed as too large; default 1,000
 	MaxBytes   int           // of their bodies together; default 16 MiB
-	CacheBytes int           // decoded requests kept in memory per partition; default 32 MiB
+	CacheBytes int           // decoded requests kept in memory per partition; default 8 MiB
 }
 
 // GroundedConfig sets the evaluator grounded.
@@ -77,11 +77,11 @@ func (c Config) WithDefaults() (Config, error) {
 	def(&c.Quiet, 10*time.Second)
 	def(&c.Grace, time.Second)
 	def(&c.Idle, time.Hour)
-	def(&c.Remember, 7*24*time.Hour)
-	def(&c.MaxOpen, 50_000)
+	def(&c.Remember, 24*time.Hour)
+	def(&c.MaxOpen, 20_000)
 	def(&c.MaxParts, 1_000)
 	def(&c.MaxBytes, 16<<20)
-	def(&c.CacheBytes, 32<<20)
+	def(&c.CacheBytes, 8<<20)
 
 	var errs []error
 	bad := func(wrong bool, format string, args ...any) {

@@ -138,8 +138,12 @@ type contextWords struct {
 
 // newContextWords is nil when the documents hold no text.
 func newContextWords(docs []event.Document) *contextWords {
-	c := &contextWords{stems: map[string]struct{}{}, raw: map[string]struct{}{}}
-	var buf []token
+	size := 0
+	for _, d := range docs {
+		size += len(d.Text)
+	}
+	c := &contextWords{stems: make(map[string]struct{}, min(size/10, 1<<16)), raw: map[string]struct{}{}}
+	buf := make([]token, 0, 256)
 	for _, d := range docs {
 		buf = tokens(buf[:0], d.Text)
 		for _, t := range buf {

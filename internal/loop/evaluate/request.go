@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -131,6 +132,9 @@ func newSuite(mode string, es []Evaluator) (*suite, error) {
 // stands above whatever was said before, in any order of arrival.
 const oversizeCount = 1 << 30
 
+// scoreSchema is the schema of a score's body in the contract.
+const scoreSchema = "urn:looptape:schema:score:1"
+
 // An outcome is one score event to be written.
 type outcome struct {
 	metric string
@@ -150,7 +154,7 @@ func (s *suite) run(q *request, clock func() time.Time) []outcome {
 	var out []outcome
 	var facts event.Facts
 	merged := false
-	assembled := map[Fields]*event.Request{}
+	assembled := map[string]*event.Request{}
 	for i := range s.units {
 		u := &s.units[i]
 		if q.oversize {
@@ -162,7 +166,11 @@ func (s *suite) run(q *request, clock func() time.Time) []outcome {
 		}
 		if !merged {
 			merged = true
-			facts = event.MergeContentFacts(contents(q.parts, func(*part) bool { return true }))
+			cs := make([]event.Content, len(q.parts))
+			for i := range q.parts {
+				cs[i] = q.parts[i].Content
+			}
+			facts = event.MergeContentFacts(cs)
 			facts.Tenant, facts.Request = q.tenant, q.id
 		}
 		began := clock()
@@ -223,28 +231,34 @@ func (q *request) latest() time.Time {
 func nothingHash(t time.Time) string { return fmt.Sprintf("%032x", max(0, t.UnixNano())) }
 
 // judge runs one evaluator on what it may see.
-func (s *suite) judge(q *request, u *unit, assembled map[Fields]*event.Request) (r Result, inputs []*part) {
+// Evaluators with the same inputs share what was assembled of them.
+func (s *suite) judge(q *request, u *unit, assembled map[string]*event.Request) (r Result, inputs []*part) {
 	if q.oversize {
 		q.done[u.name] = oversizeCount + 1
 		return fail("request_too_large"), nil
 	}
-	reads := func(p *part) bool { return p.carries&u.manifest.Reads != 0 }
 	lost := ""
+	var which []byte
 	for i := range q.parts {
-		if p := &q.parts[i]; reads(p) {
+		if p := &q.parts[i]; p.carries&u.manifest.Reads != 0 {
 			inputs = append(inputs, p)
+			which = binary.AppendUvarint(which, uint64(i))
 			lost = max(lost, p.lost) // of several, one that does not depend on the order
 		}
 	}
 	if lost != "" {
 		return fail(lost), inputs
 	}
-	view := assembled[u.manifest.Reads]
+	view := assembled[string(which)]
 	if view == nil {
-		a := event.AssembleContent(contents(q.parts, reads))
+		cs := make([]event.Content, len(inputs))
+		for i, p := range inputs {
+			cs[i] = p.Content
+		}
+		a := event.AssembleContent(cs)
 		a.ID = q.id
 		view = &a
-		assembled[u.manifest.Reads] = view
+		assembled[string(which)] = view
 	}
 	defer func() {
 		if recover() != nil {
@@ -258,22 +272,12 @@ func (s *suite) judge(q *request, u *unit, assembled map[Fields]*event.Request) 
 	return r, inputs
 }
 
-func contents(parts []part, which func(*part) bool) []event.Content {
-	cs := make([]event.Content, 0, len(parts))
-	for i := range parts {
-		if which(&parts[i]) {
-			cs = append(cs, parts[i].Content)
-		}
-	}
-	return cs
-}
-
 func (s *suite) outcome(q *request, u *unit, r Result, inputs []*part, facts event.Facts) outcome {
 	o := outcome{metric: u.manifest.ID, status: r.Status}
 	one := 1.0
 	facts.Evaluator, facts.SampledP = u.name, &one
 	facts.Privacy, facts.Retention = "P3", "release"
-	o.event = event.Event{ID: event.ScoreID(q.tenant, q.id, u.name, s.mode), Source: event.Source, About: q.id, Facts: facts}
+	o.event = event.Event{ID: event.ScoreID(q.tenant, q.id, u.name, s.mode), Source: event.Source, About: q.id, DataSchema: scoreSchema, Facts: facts}
 	// The score happened when the last of its inputs did: a replay says the same.
 	for _, p := range inputs {
 		if p.Time.After(o.event.Time) {

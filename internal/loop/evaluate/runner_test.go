@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -318,8 +319,7 @@ func TestRunnerFoldsAndOpensAgain(t *testing.T) {
 	if d := gocmp.Diff(want, standings(t, m.emitted)); d != "" {
 		t.Errorf("a part after the idle time (-want +got):\n%s", d)
 	}
-	m.advance(t, h, 24*time.Hour)
-	m.advance(t, h, 8*24*time.Hour)
+	m.advance(t, h, 30*time.Hour)
 	if len(m.m) != 0 || len(m.timers) != 0 {
 		t.Errorf("%d keys and %d timers are left after the request was forgotten", len(m.m), len(m.timers))
 	}
@@ -392,7 +392,7 @@ func TestRunnerLimits(t *testing.T) {
 // Whatever the order of arrival, the repetitions, the pauses between and the
 // restarts, the same scores stand.
 func TestRunnerAnyOrder(t *testing.T) {
-	r := testRunner(t, Config{MaxParts: 12})
+	r := testRunner(t, Config{MaxParts: 12, Remember: 30 * 24 * time.Hour})
 	rapid.Check(t, func(rt *rapid.T) {
 		evs := drawEvents(rt)
 		want := standings(rt, play(rt, r, evs, nil))
@@ -401,8 +401,9 @@ func TestRunnerAnyOrder(t *testing.T) {
 			at := rapid.IntRange(0, len(order)).Draw(rt, "at")
 			order = slices.Insert(slices.Clone(order), at, evs[rapid.IntRange(0, len(evs)-1).Draw(rt, "which")])
 		}
-		got := standings(rt, play(rt, r, order, func(i int) (pause time.Duration, restart bool) {
-			return rapid.SampledFrom([]time.Duration{0, 0, 0, 2 * time.Second, time.Minute, 3 * time.Hour}).Draw(rt, "pause"), rapid.Bool().Draw(rt, "restart")
+		got := standings(rt, play(rt, r, order, func() (pause time.Duration, what string) {
+			return rapid.SampledFrom([]time.Duration{0, 0, 0, 2 * time.Second, time.Minute, 3 * time.Hour}).Draw(rt, "pause"),
+				rapid.SampledFrom([]string{"", "", "checkpoint", "restart", "crash"}).Draw(rt, "then")
 		}))
 		if d := gocmp.Diff(want, got); d != "" {
 			rt.Fatalf("another order, other scores (-want +got):\n%s", d)
@@ -413,15 +414,30 @@ func TestRunnerAnyOrder(t *testing.T) {
 	})
 }
 
-func play(tb failer, r *Runner, evs []event.Event, between func(int) (time.Duration, bool)) []event.Record {
+// play feeds the events and lets all timers end. between says after each how
+// long nothing comes and what happens then: a checkpoint, a restart (with one),
+// or a crash, after which what came since the last checkpoint comes again.
+func play(tb failer, r *Runner, evs []event.Event, between func() (time.Duration, string)) []event.Record {
 	m := newMemTask()
 	h := r.handler(m)
-	for i, e := range evs {
-		m.feed(tb, h, e)
-		if between != nil {
-			pause, restart := between(i)
-			m.advance(tb, h, pause)
-			if restart {
+	saved, timers, at := maps.Clone(m.m), maps.Clone(m.timers), 0
+	crashes := 0
+	for i := 0; i < len(evs); i++ {
+		m.feed(tb, h, evs[i])
+		if between == nil {
+			continue
+		}
+		pause, what := between()
+		m.advance(tb, h, pause)
+		switch what {
+		case "restart":
+			h = r.handler(m)
+			fallthrough
+		case "checkpoint":
+			saved, timers, at = maps.Clone(m.m), maps.Clone(m.timers), i+1
+		case "crash":
+			if crashes++; crashes < 4 {
+				m.m, m.timers, i = maps.Clone(saved), maps.Clone(timers), at-1
 				h = r.handler(m)
 			}
 		}
