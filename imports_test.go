@@ -56,7 +56,7 @@ var law = map[string][]string{
 	"internal/demo": {"run"}, // an application: it knows Looptape by its ports only
 	"internal/web":  {"internal/loop/event", "internal/loop/view", "internal/loop/gate", "internal/loop/govern", "run"},
 	"internal/app":  {"internal", "contract", "docs"},
-	"cmd/looptape":  {"internal/app"},
+	"cmd/looptape":  {"internal/app", "internal/demo", "docs", "internal/base/run", "internal/loop/gate", "internal/loop/event"},
 	"test":          {"internal", "test", "contract", "cmd"},
 }
 

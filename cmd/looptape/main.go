@@ -39,11 +39,11 @@ type exitError struct{ code int }
 func (e exitError) Error() string { return fmt.Sprintf("exit %d", e.code) }
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is main with its surroundings as arguments.
-func run(args []string, stdout, stderr io.Writer) int {
+// command is main with its surroundings as arguments.
+func command(args []string, stdout, stderr io.Writer) int {
 	// The first signal asks everything to end in order; after it a second one kills.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -53,7 +53,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&cli{},
 		kong.Name("looptape"), kong.Description(description), kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.Writers(stdout, stderr), kong.Exit(func(c int) { code = c }),
+		kong.Writers(stdout, stderr), kong.Exit(func(c int) { code = c }), kong.Vars{"loglevel": "warn"},
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&streams{stdout, stderr}),
 	)
 	if err != nil {

@@ -185,6 +185,9 @@ func exports(t *testing.T) []*body {
 		}
 		b := &body{path: l.Path, raw: raw}
 		for id := range ids {
+			if id.IsEmpty() {
+				continue
+			}
 			for i := 0; ; {
 				j := bytes.Index(raw[i:], id[:])
 				if j < 0 {

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/looptape/looptape/internal/app"
+)
+
+// serverFlags are shared by serve and demo.
+type serverFlags struct {
+	Data     string   `help:"Directory of everything that is kept." default:"./looptape-data" env:"LOOPTAPE_DATA" type:"path" placeholder:"DIR"`
+	Kafka    string   `help:"Address of the tape's Kafka listener." default:"127.0.0.1:9092" env:"LOOPTAPE_KAFKA" placeholder:"HOST:PORT"`
+	Brokers  []string `help:"Run the loop on this Kafka cluster and start no tape." env:"LOOPTAPE_BROKERS" placeholder:"HOST:PORT"`
+	HTTP     string   `name:"http" help:"Address of the API and the pages." default:"127.0.0.1:8080" env:"LOOPTAPE_HTTP" placeholder:"HOST:PORT"`
+	OTLPHTTP string   `name:"otlp-http" help:"Address of the OTLP/HTTP listener." default:"127.0.0.1:4318" env:"LOOPTAPE_OTLP_HTTP" placeholder:"HOST:PORT"`
+	OTLPGRPC string   `name:"otlp-grpc" help:"Address of the OTLP/gRPC listener." default:"127.0.0.1:4317" env:"LOOPTAPE_OTLP_GRPC" placeholder:"HOST:PORT"`
+	Blob     string   `help:"URL of the object store for bodies above 256 KiB; by default a folder under --data." env:"LOOPTAPE_BLOB" placeholder:"URL"`
+	LogLevel string   `help:"debug, info, warn or error." default:"${loglevel}" enum:"debug,info,warn,error" env:"LOOPTAPE_LOG_LEVEL"`
+}
+
+func (f *serverFlags) config() app.Config {
+	return app.Config{
+		Data: f.Data, Kafka: f.Kafka, Brokers: f.Brokers, HTTP: f.HTTP, OTLPHTTP: f.OTLPHTTP, OTLPGRPC: f.OTLPGRPC, Blob: f.Blob,
+		Version: buildVersion(),
+	}
+}
+
+func (f *serverFlags) logger(s *streams) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(f.LogLevel)) // the enum lets only levels through
+	return slog.New(slog.NewTextHandler(s.err, &slog.HandlerOptions{Level: level}))
+}
+
+type serveCmd struct {
+	serverFlags
+	Policy  []string `help:"Gate policy file; repeatable. Without one the built-in default applies." type:"existingfile" placeholder:"FILE"`
+	Webhook string   `help:"URL that is told of every decision, signed with LOOPTAPE_WEBHOOK_SECRET." env:"LOOPTAPE_WEBHOOK" placeholder:"URL"`
+}
+
+func (serveCmd) Help() string {
+	return `Examples:
+  looptape serve                                        everything on loopback, data in ./looptape-data
+  looptape serve --brokers kafka1:9092,kafka2:9092      the loop on an existing cluster
+  looptape serve --policy gates/support.yaml            with a policy of your own
+
+Then point an application at it:
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318`
+}
+
+func (c *serveCmd) Run(ctx context.Context, s *streams) error {
+	cfg := c.config()
+	for _, name := range c.Policy {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		cfg.Policies = append(cfg.Policies, app.PolicyFile{Name: name, Text: b})
+	}
+	cfg.Webhook, cfg.WebhookSecret = c.Webhook, os.Getenv("LOOPTAPE_WEBHOOK_SECRET")
+	a, err := app.Open(ctx, cfg, c.logger(s))
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(s.out, listening(a.Addresses()))
+	return a.Run(ctx)
+}
+
+// listening says where everything is.
+func listening(at app.Addresses) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pages and API  %s\n", at.HTTP)
+	fmt.Fprintf(&b, "OTLP           %s (HTTP), %s (gRPC)\n", at.OTLPHTTP, at.OTLPGRPC)
+	fmt.Fprintf(&b, "Kafka          %s\n", strings.Join(at.Kafka, ","))
+	return b.String()
+}
