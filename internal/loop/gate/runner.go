@@ -44,11 +44,12 @@ type RunnerConfig struct {
 // three steps for each batch of records:
 //
 //  1. the engine takes them in memory,
-//  2. state, next offsets and the events to be sent are committed in one write,
+//  2. state, next offsets and the events to be sent are committed in one write
+//     (when there are events to be sent, and with every tick),
 //  3. the events are sent.
 //
-// A crash before 2 leaves nothing and the batch is read again; after 2 the events
-// are sent again, with the same ids and bytes.
+// A crash before 2 leaves nothing and the records are read again; after 2 the
+// events are sent again, with the same ids and bytes.
 type Runner struct {
 	cfg     RunnerConfig
 	log     *slog.Logger
@@ -63,6 +64,7 @@ type Runner struct {
 	engine   *Engine
 	store    *store
 	next     positions
+	dirty    bool            // the engine and next are ahead of the store
 	inFlight map[string]bool // decisions given to the actuators
 	attempts map[string]int
 	retryAt  map[string]time.Time
@@ -216,7 +218,7 @@ func (r *Runner) loop(ctx context.Context) error {
 	}
 }
 
-// take gives a batch to the engine and makes the result durable.
+// take gives a batch to the engine and makes what follows from it durable.
 func (r *Runner) take(ctx context.Context, w work) error {
 	next := maps.Clone(r.next)
 	maps.Copy(next, w.next)
@@ -229,6 +231,12 @@ func (r *Runner) take(ctx context.Context, w work) error {
 			continue
 		}
 		effects = append(effects, r.engine.Step(in)...)
+	}
+	r.dirty = true
+	if len(effects) == 0 {
+		// Nothing follows yet: the next commit takes it along. Until then a crash
+		// only means that these records are read again.
+		return nil
 	}
 	return r.commit(ctx, effects)
 }
@@ -279,8 +287,17 @@ func (r *Runner) input(ctx context.Context, rec *event.Record) (Input, bool) {
 	return in, true
 }
 
-// tick tells the engine the time where everything has been read.
+// tick carries the engine's clock on and commits what has come since.
 func (r *Runner) tick(ctx context.Context) error {
+	effects := r.elapse(ctx)
+	if len(effects) == 0 && !r.dirty {
+		return nil
+	}
+	return r.commit(ctx, effects)
+}
+
+// elapse tells the engine the time where everything has been read.
+func (r *Runner) elapse(ctx context.Context) []Effect {
 	if !r.engine.running() {
 		return nil
 	}
@@ -305,7 +322,7 @@ func (r *Runner) tick(ctx context.Context) error {
 	if len(t.Partitions) == 0 {
 		return nil
 	}
-	return r.commit(ctx, r.engine.Step(Input{Tick: t}))
+	return r.engine.Step(Input{Tick: t})
 }
 
 func (r *Runner) acknowledge(ctx context.Context, a Ack) error {
@@ -338,6 +355,7 @@ func (r *Runner) commit(ctx context.Context, effects []Effect) error {
 		return err
 	}
 	// Durable from here: state, offsets and outbox.
+	r.dirty = false
 	r.publish()
 	if err := r.send(ctx, recs); err != nil {
 		return err
