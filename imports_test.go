@@ -31,8 +31,8 @@ var law = map[string][]string{
 	"internal/broker/store/object":  {"internal/broker/batch"},
 	"internal/broker/store/wal":     {"internal/base/disk", "internal/base/blob", "run"},
 	"internal/broker/store/catalog": {"internal/base/meta", "run"},
-	"internal/broker/store/write":   {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/wal", "internal/broker/store/catalog", "internal/base/blob", "run"},
-	"internal/broker/store/read":    {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/base/blob", "run"},
+	"internal/broker/store/write":   {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/wal", "internal/broker/store/catalog", "internal/base/blob", "internal/base/meta", "run"},
+	"internal/broker/store/read":    {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/base/blob", "internal/base/meta", "run"},
 	"internal/broker/partition":     {"internal/broker/batch", "internal/broker/store/wal", "internal/broker/store/read", "internal/broker/store/catalog", "run"},
 	"internal/broker/cluster":       {"internal/broker/store/catalog", "internal/base/meta", "run"},
 	"internal/broker/front/auth":    {"internal/broker/store/catalog", "run"},
@@ -54,7 +54,7 @@ var law = map[string][]string{
 
 	"docs":          {},
 	"internal/demo": {"run"}, // an application: it knows Looptape by its ports only
-	"internal/web":  {"internal/loop/event", "internal/loop/view", "internal/loop/gate", "internal/loop/govern", "run"},
+	"internal/web":  {"internal/loop/event", "internal/loop/stream", "internal/loop/view", "internal/loop/gate", "internal/loop/govern", "run"},
 	"internal/app":  {"internal", "contract", "docs"},
 	"cmd/looptape":  {"internal/app", "internal/demo", "docs", "internal/base/run", "internal/loop/gate", "internal/loop/event"},
 	"test":          {"internal", "test", "contract", "cmd"},
