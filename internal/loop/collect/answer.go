@@ -199,7 +199,7 @@ func (b *batch) item(read reader, item json.RawMessage, res *result) (fate, erro
 		res.Status = "rejected"
 		return rejected, nil
 	}
-	q := event.Quarantined{Reason: p.code, Detail: p.message, Kind: kindEvent, Schema: p.schema, Pointer: p.pointer, Raw: item}
+	q := event.Quarantined{Reason: p.code, Detail: p.message, Kind: kindEvent, Schema: p.schema, Pointer: p.pointer, Raw: b.hidePeopleIn(item)}
 	facts := event.Facts{App: e.Facts.App, Release: e.Facts.Release, Environment: e.Facts.Environment, Trace: e.Facts.Trace}
 	source := e.Source
 	if source == "" {

@@ -17,6 +17,9 @@ import (
 // OpenTelemetry's GenAI conventions of both generations and those of the dialects
 // seen in the wild; it returns gOther for what it does not know or can't read.
 func (r *reading) take(k string, v pcommon.Value, at int) group {
+	if isPerson(k) {
+		return r.person(v, at)
+	}
 	switch k {
 	// Where it comes from.
 	case "looptape.app":
@@ -86,9 +89,6 @@ func (r *reading) take(k string, v pcommon.Value, at int) group {
 		"traceloop.association.properties.chat_id", "langfuse.trace.metadata.langfuse_session_id", "langfuse.observation.metadata.langfuse_session_id",
 		"gcp.vertex.agent.session_id":
 		return r.best(&r.session, 2, v, at)
-	case "user.id", "enduser.id", "langfuse.user.id", "ai.telemetry.metadata.userId", "traceloop.association.properties.user_id",
-		"gen_ai.request.user", "langfuse.trace.metadata.langfuse_user_id", "langfuse.observation.metadata.langfuse_user_id", "looptape.user":
-		return r.person(v, at)
 	case "looptape.request", "app.request.ref":
 		if s := r.short(v); s != "" && len(r.references) < 8 {
 			r.references = append(r.references, s)
@@ -267,8 +267,6 @@ func (r *reading) take(k string, v pcommon.Value, at int) group {
 		return r.word(&r.tier, v, gTool)
 	case "looptape.tool.decision":
 		return r.word(&r.decision, v, gTool)
-	case "looptape.tool.approver":
-		return r.person(v, at)
 
 	// Retrieval.
 	case "gen_ai.retrieval.query.text", "gen_ai.retrieval.query", "looptape.retrieval.query", "retrieval.query", "reranker.query":

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -99,7 +100,7 @@ func newHarness(tb testing.TB, change ...func(*Config)) *harness {
 		tb.Fatal(err)
 	}
 	h := &harness{tape: &tape{}, claims: &claims{m: map[string][]byte{}}, reg: prometheus.NewRegistry()}
-	cfg := Config{Producer: h.tape, Contract: ct, Pseudonyms: pseudonyms{}, Claims: h.claims, Registerer: h.reg, Now: func() time.Time { return testNow }}
+	cfg := Config{Producer: h.tape, Contract: ct, Pseudonyms: pseudonyms{}, Claims: h.claims, Registerer: h.reg, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return testNow }}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -358,7 +359,7 @@ func protoField(n int, b []byte) []byte {
 }
 
 func TestPressure(t *testing.T) {
-	h := newHarness(t, func(c *Config) { c.Limits.InFlightBytes = 1000 })
+	h := newHarness(t, func(c *Config) { c.Limits.InFlightBytes = 100 })
 	w := h.post("/v1/traces", typeJSON, []byte(spanJSON(true, nil, nil, "")))
 	if w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("over the limit: %d %v", w.Code, w.Header())

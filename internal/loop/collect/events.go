@@ -68,17 +68,18 @@ func scalarText(v json.RawMessage) (string, bool) {
 	return string(v), string(v) != "null"
 }
 
-// factNames maps the names of facts, as CloudEvents can write them (letters and
-// digits only) and as Looptape does, to facts. Facts that Looptape gives itself
-// are not among them.
-var factNames = func() map[string]string {
-	m := map[string]string{}
+// factNames lists the facts that a client may give, in the order they are read:
+// each by its own name and, as CloudEvents can only write letters and digits,
+// without the underscore. Facts that Looptape gives itself are not among them.
+var factNames = func() (list [][2]string) {
 	for _, name := range []string{"app", "environment", "span", "session", "task", "release", "deployment", "arm", "unit", "unit_kind", "propensity",
 		"stage", "assignment", "salt", "model", "prompt_version", "retriever_version", "evaluator", "sampled_p", "policy", "producer", "seq"} {
-		m[name] = name
-		m[strings.ReplaceAll(name, "_", "")] = name
+		list = append(list, [2]string{name, name})
+		if short := strings.ReplaceAll(name, "_", ""); short != name {
+			list = append(list, [2]string{short, name})
+		}
 	}
-	return m
+	return list
 }()
 
 // readEvent reads a CloudEvent or the short form of /v1/events.
@@ -286,7 +287,8 @@ func (c *Collector) readFacts(e *event.Event, f, body fields, typ *contract.Type
 			}
 		}
 	}
-	for name, fact := range factNames {
+	for _, n := range factNames {
+		name, fact := n[0], n[1]
 		if _, ok := f[name]; !ok {
 			continue
 		}

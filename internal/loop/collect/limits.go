@@ -81,9 +81,13 @@ func (c *Collector) readBody(r *http.Request) (body []byte, release func(), p *p
 	if p != nil {
 		return nil, release, p
 	}
+	chunk := int64(readChunk)
+	if n := r.ContentLength; n >= 0 && n < chunk && in == io.Reader(r.Body) {
+		chunk = n + 1 // room to see the end
+	}
 	for {
 		if len(body) == cap(body) {
-			grow := min(max(int64(len(body)), readChunk), limit+1-int64(len(body)))
+			grow := min(max(int64(len(body)), chunk), limit+1-int64(len(body)))
 			if !c.inFlight.acquire(grow) {
 				return nil, release, busy
 			}

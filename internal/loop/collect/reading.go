@@ -95,8 +95,8 @@ type reading struct {
 	input, output        []given
 	choices              []event.Message // answers found among the inputs
 
-	tool, toolCall, tier, decision, approver string
-	args, result                             []given
+	tool, toolCall, tier, decision string
+	args, result                   []given
 
 	query                []given
 	source, indexVersion string
@@ -261,10 +261,7 @@ func scalar(v pcommon.Value) bool {
 // person takes the raw id of a user. Another id than the first stays an
 // attribute, as its pseudonym.
 func (r *reading) person(v pcommon.Value, at int) group {
-	s := ""
-	if scalar(v) {
-		s = v.AsString()
-	}
+	s := v.AsString()
 	switch {
 	case s == "":
 		return gOther
