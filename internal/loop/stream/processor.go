@@ -42,6 +42,13 @@ type TimerHandler interface {
 	Timer(t *Task, at time.Time, key []byte) error
 }
 
+// A Flusher is a Handler that is told when a batch has nothing more to come: the
+// place to emit once for what many records have changed.
+type Flusher interface {
+	Handler
+	Flush(t *Task) error
+}
+
 // A Step is a point in a batch's cycle.
 type Step string
 

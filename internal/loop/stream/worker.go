@@ -12,7 +12,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/looptape/looptape/internal/base/run")
+	"github.com/looptape/looptape/internal/base/run"
+)
 
 // A worker runs the batches of one partition number, from its assignment to its
 // revocation. One goroutine owns the task, the handler and the checkpoint; the
@@ -263,6 +264,11 @@ func (w *worker) cycle(ctx context.Context, recs []*kgo.Record, tick bool) (err 
 	}
 	if err := w.time(tick, next, began); err != nil {
 		return err
+	}
+	if h, ok := w.handler.(Flusher); ok {
+		if err := h.Flush(t); err != nil {
+			return fmt.Errorf("flush: %w", err)
+		}
 	}
 	wrote := !t.batch.Empty()
 	if !moved && !wrote && len(t.emitted) == 0 {
