@@ -21,13 +21,15 @@ import (
 type SimulateConfig struct {
 	Policy     *Policy
 	Runs       int
-	Units      int     // per run
-	Seed       uint64  // run r uses (Seed, r)
-	Share      float64 // of the candidate; default 0.5
-	Rate       float64 // units a second of event time; default 40
-	Defect     float64 // by how much every guarded mean falls in the candidate; 0 is no difference
-	DefectFrom int     // first unit with the defect
-	Sigma      float64 // spread of quality between units, 0 .. 1; default 0.2
+	Units      int                // per run
+	Seed       uint64             // run r uses (Seed, r)
+	Share      float64            // of the candidate; default 0.5
+	Rate       float64            // units a second of event time; default 40
+	Defect     float64            // by how much the guarded means fall in the candidate; 0 is no difference
+	DefectIn   string             // the one metric that it is in; "": in all
+	DefectFrom int                // first unit with the defect
+	Means      map[string]float64 // true baseline means by metric (1 good), where they are not the policy's guesses
+	Sigma      float64            // spread of quality between units, 0 .. 1; default 0.2
 
 	// Wrong ways to do it, to check that the harness sees them fail.
 	wrong wrongWay
@@ -184,7 +186,11 @@ type delayed struct {
 func newTraffic(cfg *SimulateConfig, rng *rand.Rand) *traffic {
 	t := &traffic{cfg: cfg, rng: rng}
 	for _, g := range cfg.Policy.Guards {
-		t.good = append(t.good, g.Guess)
+		mean, ok := cfg.Means[g.Metric]
+		if !ok {
+			mean = g.Guess
+		}
+		t.good = append(t.good, mean)
 		name := g.Evaluator
 		if name == "" {
 			name = g.Metric
@@ -240,7 +246,7 @@ func (t *traffic) unit(i int) []*event.Case {
 			if t.users != nil {
 				mean = t.good[g] + shift
 			}
-			if candidate && i >= cfg.DefectFrom {
+			if candidate && i >= cfg.DefectFrom && (cfg.DefectIn == "" || cfg.DefectIn == guard.Metric) {
 				mean -= cfg.Defect
 			}
 			v := 0.0

@@ -36,3 +36,35 @@ func median(x []float64) float64 {
 	slices.Sort(x)
 	return x[len(x)/2]
 }
+
+// TestDemoTimeline: what `looptape demo` promises, in virtual time. The defect
+// begins 20 s after the start and is in one metric only; the pages must show a
+// rollback within 90 s of the start, of which units take 7 s to have their turn.
+func TestDemoTimeline(t *testing.T) {
+	p := loadEmbedded(t, PolicyDemo)
+	lag := (p.UnitClose + p.Watermark.Time + p.Readout.Every).Seconds()
+	for _, c := range []struct {
+		name  string
+		rate  float64
+		in    string
+		drop  float64
+		means map[string]float64
+	}{
+		{"stale index", 40, "retrieval_fresh", 0.6, nil},
+		{"stale index, slow traffic", 25, "retrieval_fresh", 0.6, nil},
+		{"ungrounded answers", 40, "grounded", 0.4, nil},
+		{"ungrounded answers, a guess that is off", 40, "grounded", 0.4, map[string]float64{"grounded": 0.7, "citation": 0.6}},
+		{"half of the citations", 40, "citation", 0.45, nil},
+	} {
+		s, err := Simulate(t.Context(), SimulateConfig{
+			Policy: p, Runs: 12, Units: int(80 * c.rate), Rate: c.rate, Seed: 3, Defect: c.drop, DefectIn: c.in, DefectFrom: int(20 * c.rate), Means: c.means,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d of %d, median %.0f s", c.name, s.Rollbacks, s.Runs, float64(s.Median)/c.rate+lag)
+		if s.Rollbacks != s.Runs {
+			t.Errorf("%s: %d of %d rolled back within 80 s", c.name, s.Rollbacks, s.Runs)
+		}
+	}
+}
