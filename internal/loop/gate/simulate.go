@@ -171,6 +171,19 @@ type traffic struct {
 	late  []delayed // wrong way arrivalOrder
 	good  []float64 // mean per guard
 	names []string  // evaluator per guard
+	cases []event.Case
+}
+
+// blank is a case to fill in. The engine keeps nothing of a case, so that one
+// can serve again, unless it is held back.
+func (t *traffic) blank(k int) *event.Case {
+	if t.cfg.wrong == arrivalOrder {
+		return new(event.Case)
+	}
+	if t.cases == nil {
+		t.cases = make([]event.Case, 3)
+	}
+	return &t.cases[k]
 }
 
 type simulatedUser struct {
@@ -204,7 +217,7 @@ func newTraffic(cfg *SimulateConfig, rng *rand.Rand) *traffic {
 		// Few users of very different quality, each many times.
 		for range max(1, cfg.Units/40) {
 			q := 1.0
-			if rng.Float64() < 0.1 {
+			if rng.Float64() < 0.2 {
 				q = rng.Float64() * 0.6
 			}
 			t.users = append(t.users, simulatedUser{rng.Float64() < cfg.Share, q})
@@ -231,10 +244,11 @@ func (t *traffic) unit(i int) []*event.Case {
 	id := "u" + strconv.Itoa(i)
 	for k := range requests {
 		at := start.Add(time.Duration(k) * cfg.Policy.UnitClose / 4)
-		c := &event.Case{
+		c := t.blank(k)
+		*c = event.Case{
 			Request: id + "." + strconv.Itoa(k), Tenant: "default", Revision: 1, Unit: id, UnitKind: cfg.Policy.Unit,
 			Propensity: &cfg.Share, Stage: "1", Start: at, End: at, Arm: event.ArmBaseline, Release: "baseline",
-			Scores: make([]event.CaseScore, 0, len(cfg.Policy.Guards)),
+			Scores: c.Scores[:0],
 		}
 		if candidate {
 			c.Arm, c.Release = event.ArmCandidate, "candidate"
@@ -281,6 +295,9 @@ func (t *traffic) unit(i int) []*event.Case {
 	return out
 }
 
+// zeroOne are the values of made-up scores.
+var zeroOne = [2]float64{0, 1}
+
 // score writes a value (1 good) the way the guard's metric is read.
 func (t *traffic) score(c *event.Case, g *Guard, evaluator string, v float64) {
 	switch g.Metric {
@@ -300,6 +317,6 @@ func (t *traffic) score(c *event.Case, g *Guard, evaluator string, v float64) {
 		v = 1 - v
 	}
 	c.Scores = append(c.Scores, event.CaseScore{
-		ID: g.Metric, Evaluator: evaluator, Metric: g.Metric, Mode: "live", Status: "scored", Value: &v, Good: g.Good, SampledP: 1,
+		ID: g.Metric, Evaluator: evaluator, Metric: g.Metric, Mode: "live", Status: "scored", Value: &zeroOne[int(v)], Good: g.Good, SampledP: 1,
 	})
 }

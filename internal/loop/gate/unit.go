@@ -31,6 +31,9 @@ type unit struct {
 	Requests map[string]*request `json:"requests"`
 
 	place int // in the queue
+
+	ids    []string  // of counted, until a request comes
+	closed time.Time // likewise
 }
 
 // A request is what the gate keeps of one case.
@@ -163,6 +166,7 @@ func (u *unit) put(id string, r *request) bool {
 		return false
 	}
 	u.Requests[id] = r
+	u.ids = nil
 	first := r.Start
 	for _, o := range u.Requests {
 		if o.Start.Before(first) {
@@ -178,6 +182,13 @@ func (u *unit) put(id string, r *request) bool {
 // closed: unitClose after the last of them, at the end of its session, or at the
 // last one it may have. It depends on the requests only, not on when they came.
 func (u *unit) counted(p *Policy) (ids []string, closed time.Time) {
+	if u.ids == nil {
+		u.ids, u.closed = u.count(p)
+	}
+	return u.ids, u.closed
+}
+
+func (u *unit) count(p *Policy) (ids []string, closed time.Time) {
 	all := make([]string, 0, len(u.Requests))
 	for id := range u.Requests {
 		all = append(all, id)

@@ -33,7 +33,7 @@ func TestHarnessSeesWrongWays(t *testing.T) {
 		"requests of sticky users":   {stickyAsUnit, true},
 		"scores in order of arrival": {arrivalOrder, true},
 	} {
-		s, err := Simulate(t.Context(), SimulateConfig{Policy: p, Runs: 120, Units: 6000, Seed: 4, Sigma: 0.5, wrong: c.wrong})
+		s, err := Simulate(t.Context(), SimulateConfig{Policy: p, Runs: 60, Units: 5000, Seed: 4, Sigma: 0.5, wrong: c.wrong})
 		if err != nil {
 			t.Fatal(err)
 		}
