@@ -112,6 +112,22 @@ func TestModelDialects(t *testing.T) {
 	}
 }
 
+// A message without text is a message.
+func TestToolCallInOldChoice(t *testing.T) {
+	h := newHarness(t)
+	got := h.events(t, "/v1/traces", spanJSON(false, nil, map[string]any{"gen_ai.operation.name": "chat"}, `"events":[{"name":"gen_ai.choice","attributes":`+
+		jsonAttrs(map[string]any{"message": `{"role":"assistant","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}`})+`},`+
+		`{"name":"gen_ai.tool.message","attributes":`+jsonAttrs(map[string]any{"id": "c", "content": `[{"type":"text","text":"42"}]`})+`}]`))
+	r := body[event.Response](t, one(t, got, event.ModelCallCompleted))
+	if d := cmp.Diff([]event.Message{{Role: "assistant", ToolCalls: []event.ToolCall{{ID: "c", Name: "f", Arguments: "{}"}}}}, r.Messages); d != "" {
+		t.Error(d)
+	}
+	p := body[event.Prompt](t, one(t, got, event.PromptRendered))
+	if d := cmp.Diff([]event.Message{{Role: "tool", Content: "42", ToolCall: "c"}}, p.Messages); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestDeliveryWrapsCalls(t *testing.T) {
 	h := newHarness(t)
 	got := h.events(t, "/v1/traces", spanJSON(true, nil, map[string]any{

@@ -2,7 +2,8 @@ package collect
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
@@ -36,24 +37,32 @@ func (c *Collector) RegisterGRPC(s *grpc.Server) {
 	plogotlp.RegisterGRPCServer(s, &logServer{c: c})
 }
 
-// guardedCodec checks depth and number of values of a message before it is
-// decoded. It doesn't know which service a message is for: a message passes if
-// it passes as either.
+// guardedCodec checks depth and number of values of an OTLP message before it is
+// decoded.
 type guardedCodec struct {
 	encoding.CodecV2
 	c *Collector
 }
 
 func (g guardedCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	var s *shape
+	// The messages' types are internal to their module; their names are those of
+	// the protocol. Other services' messages have limits of their own.
+	switch name := fmt.Sprintf("%T", v); {
+	case strings.HasSuffix(name, ".ExportTraceServiceRequest"):
+		s = traceShape
+	case strings.HasSuffix(name, ".ExportLogsServiceRequest"):
+		s = logShape
+	default:
+		return g.CodecV2.Unmarshal(data, v)
+	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	for _, s := range []*shape{traceShape, logShape} {
-		check := g.c.guard()
-		if err := check.proto(buf.ReadOnlyData(), s, 0); errors.Is(err, errTooDeep) || errors.Is(err, errTooMany) {
-			return err
-		}
+	check := g.c.guard()
+	if err := check.proto(buf.ReadOnlyData(), s, 0); err != nil {
+		return err
 	}
-	return g.CodecV2.Unmarshal(data, v)
+	return g.CodecV2.Unmarshal(mem.BufferSlice{buf}, v)
 }
 
 type traceServer struct {

@@ -64,7 +64,10 @@ func (f *inFlight) acquire(n int64) bool {
 
 func (f *inFlight) release(n int64) { f.used.Add(-n) }
 
-const readChunk = 64 << 10
+const (
+	readChunk     = 64 << 10
+	trustedLength = 1 << 20 // a body that says to be shorter gets its room at once
+)
 
 // readBody reads and decompresses the body of a request within the limits. The
 // bytes count as in flight until release is called, which is never nil.
@@ -82,7 +85,7 @@ func (c *Collector) readBody(r *http.Request) (body []byte, release func(), p *p
 		return nil, release, p
 	}
 	chunk := int64(readChunk)
-	if n := r.ContentLength; n >= 0 && n < chunk && in == io.Reader(r.Body) {
+	if n := r.ContentLength; n >= 0 && n < trustedLength && in == io.Reader(r.Body) {
 		chunk = n + 1 // room to see the end
 	}
 	for {

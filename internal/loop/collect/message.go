@@ -15,10 +15,9 @@ import (
 // or plain text. read takes them all. It says whether all was understood; what
 // was not, the caller keeps as it came.
 type messages struct {
-	parser fastjson.Parser
-	list   []event.Message
-	out    []event.Message // answers that stood among the prompts (event.name gen_ai.choice)
-	all    bool            // everything was understood
+	list []event.Message
+	out  []event.Message // answers that stood among the prompts (event.name gen_ai.choice)
+	all  bool            // everything was understood
 }
 
 // read adds the messages of a value. role is that of text without one. It
@@ -30,8 +29,7 @@ func (m *messages) read(v pcommon.Value, role string) bool {
 	case pcommon.ValueTypeStr:
 		s := v.Str()
 		if looksLikeJSON(s) {
-			if j, err := m.parser.Parse(s); err == nil {
-				m.value(j, role)
+			if parse(s, func(j *fastjson.Value) { m.value(j, role) }) {
 				return len(m.list)+len(m.out) > before
 			}
 		}
@@ -39,17 +37,34 @@ func (m *messages) read(v pcommon.Value, role string) bool {
 			m.list = append(m.list, event.Message{Role: role, Content: s})
 		}
 	case pcommon.ValueTypeMap, pcommon.ValueTypeSlice:
-		j, err := m.parser.ParseBytes(appendValue(nil, v))
-		if err != nil {
+		if !parse(string(appendValue(nil, v)), func(j *fastjson.Value) { m.value(j, role) }) {
 			m.all = false
 			return false
 		}
-		m.value(j, role)
 	case pcommon.ValueTypeEmpty:
 	default:
 		m.list = append(m.list, event.Message{Role: role, Content: v.AsString()})
 	}
 	return len(m.list)+len(m.out) > before
+}
+
+var parsers fastjson.ParserPool
+
+// maxPooledText bounds the text whose parser is kept: it holds a copy.
+const maxPooledText = 1 << 20
+
+// parse runs use on a parsed text and reports whether it is JSON. The value is
+// gone when use returns.
+func parse(s string, use func(j *fastjson.Value)) bool {
+	p := parsers.Get()
+	j, err := p.Parse(s)
+	if err == nil {
+		use(j)
+	}
+	if len(s) <= maxPooledText {
+		parsers.Put(p)
+	}
+	return err == nil
 }
 
 func looksLikeJSON(s string) bool {
@@ -74,12 +89,7 @@ func (m *messages) value(j *fastjson.Value, role string) {
 				s := text(item)
 				if looksLikeJSON(s) {
 					// A list of messages that are JSON text each.
-					var inner messages
-					if k, err := inner.parser.Parse(s); err == nil {
-						inner.all = true
-						inner.value(k, role)
-						m.list = append(m.list, inner.list...)
-						m.all = m.all && inner.all
+					if parse(s, func(j *fastjson.Value) { m.value(j, role) }) {
 						continue
 					}
 				}
@@ -217,7 +227,7 @@ func (m *messages) content(v *fastjson.Value, msg *draft) {
 	case fastjson.TypeArray:
 		m.parts(v, msg)
 	case fastjson.TypeObject:
-		if v.Exists("parts") || v.Exists("content") || v.Exists("text") {
+		if first(v, "parts", "content", "text", "role", "tool_calls", "toolCalls") != nil {
 			m.fields(v, msg)
 			return
 		}

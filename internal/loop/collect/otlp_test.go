@@ -156,6 +156,13 @@ func TestGRPC(t *testing.T) {
 	if _, err := spans.Export(ctx, ptraceotlp.NewExportRequestFromTraces(td)); err == nil {
 		t.Error("a deep value was taken")
 	}
+	w := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Body()
+	for range 500 {
+		w = w.SetEmptySlice().AppendEmpty()
+	}
+	if _, err := records.Export(ctx, plogotlp.NewExportRequestFromLogs(ld)); err == nil {
+		t.Error("a deep body was taken")
+	}
 	h.tape.err = errors.New("broker is gone")
 	_, err = spans.Export(ctx, ptraceotlp.NewExportRequestFromTraces(chatTraces(t)))
 	if st := status.Convert(err); st.Code() != codes.Unavailable || len(st.Details()) != 1 || strings.Contains(st.Message(), "broker") {

@@ -153,39 +153,28 @@ func readMessage(m pcommon.Map, d *draft) (all bool) {
 				addText(d, v.Str())
 				continue
 			}
-			var in messages
-			j, err := in.parser.Parse(v.AsString())
-			if err != nil {
+			in := messages{all: true}
+			if !parse(v.AsString(), func(j *fastjson.Value) { in.content(j, d) }) {
 				addText(d, v.AsString())
-				continue
 			}
-			in.all = true
-			in.content(j, d)
 			all = all && in.all
 		case "message":
 			if v.Type() == pcommon.ValueTypeMap {
 				all = readMessage(v.Map(), d) && all
 				continue
 			}
-			var in messages
-			j, err := in.parser.Parse(v.AsString())
-			if err != nil || j.Type() != fastjson.TypeObject {
+			in := messages{all: true}
+			if !parse(v.AsString(), func(j *fastjson.Value) { in.content(j, d) }) {
 				addText(d, v.AsString())
-				continue
 			}
-			in.all = true
-			in.fields(j, d)
 			all = all && in.all
 		case "tool_calls":
-			var in messages
-			j, err := in.parser.Parse(v.AsString())
-			if err != nil || j.Type() != fastjson.TypeArray {
-				all = false
-				continue
-			}
-			for _, call := range j.GetArray() {
-				d.ToolCalls = append(d.ToolCalls, toolCall(call))
-			}
+			ok := parse(v.AsString(), func(j *fastjson.Value) {
+				for _, call := range j.GetArray() {
+					d.ToolCalls = append(d.ToolCalls, toolCall(call))
+				}
+			})
+			all = all && ok
 		case "id", "tool_call_id":
 			d.ToolCall = v.AsString()
 		case "name":
