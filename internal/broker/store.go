@@ -51,6 +51,11 @@ func (c StoreConfig) withDefaults() StoreConfig {
 		// records included.
 		c.Log.SegmentBytes = 32 << 20
 	}
+	if c.Partitions.SealBytes <= 0 {
+		// Half of the usual 64 MiB: it halves what is held in memory and what a
+		// kill leaves to read back, for 32 puts a GiB instead of 16.
+		c.Partitions.SealBytes = 32 << 20
+	}
 	return c
 }
 
