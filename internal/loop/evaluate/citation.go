@@ -77,6 +77,11 @@ func (e *citation) Evaluate(r *event.Request) Result {
 	case len(seen) == 0:
 		return skip("uncited")
 	}
+	for i := range r.Retrievals {
+		if len(dangling) > 0 && documentsUnknown(&r.Retrievals[i]) {
+			return skip("documents_not_captured")
+		}
+	}
 	value := float64(valid) / float64(len(seen))
 	if len(dangling) > 0 {
 		slices.Sort(dangling)

@@ -70,7 +70,8 @@ func TestGrounded(t *testing.T) {
 	checkCases(t, g, []evalCase{
 		{"no answer", answered("", ctx), Skipped, 0, "no_answer"},
 		{"no retrieval", answered("Something."), Skipped, 0, "no_context"},
-		{"no text retrieved", answered("Something.", ""), Skipped, 0, "empty_context"},
+		{"nothing retrieved", &event.Request{Answer: "Something.", Retrievals: []event.Retrieval{{Query: "x"}}}, Skipped, 0, "empty_context"},
+		{"text not captured", &event.Request{Answer: "Something.", Retrievals: []event.Retrieval{{Documents: []event.Document{{ID: "d"}}}}}, Skipped, 0, "documents_not_captured"},
 		{"abstention", answered("I do not know: the documents do not mention it.", ctx), Skipped, 0, "abstained"},
 		{"no words", answered("!!!", ctx), Skipped, 0, "no_claims"},
 		{"failed", &event.Request{Error: &event.Failure{Type: "timeout"}}, Skipped, 0, "request_failed"},
@@ -80,6 +81,8 @@ func TestGrounded(t *testing.T) {
 func TestCitation(t *testing.T) {
 	docs := []string{"one", "two", "three"}
 	declared := answered("Yes.", docs...)
+	uncaptured := answered("So it is [1].")
+	uncaptured.Retrievals = []event.Retrieval{{K: 3}}
 	declared.Citations = []string{"d1", "d9"}
 	checkCases(t, newCitation(CitationConfig{}), []evalCase{
 		{"number", answered("So it is [1].", docs...), Scored, 1, "valid"},
@@ -91,6 +94,7 @@ func TestCitation(t *testing.T) {
 		{"numbers without documents", answered("So it is [1]."), Scored, 0, "dangling"},
 		{"footnote and dagger", answered("So [^1] it is 【2†source】.", docs...), Scored, 1, "valid"},
 		{"link, year, box, remark, code", answered("[text](http://x) [1987] [ ] [see there] `a[1]`\n```\nb[2]\n```", docs...), Skipped, 0, "uncited"},
+		{"documents not captured", uncaptured, Skipped, 0, "documents_not_captured"},
 		{"nothing", answered("So it is."), Skipped, 0, "nothing_to_check"},
 		{"no answer", answered("", docs...), Skipped, 0, "no_answer"},
 		{"open bracket", answered("a [ b [1", docs...), Skipped, 0, "uncited"},
@@ -111,9 +115,12 @@ func TestFresh(t *testing.T) {
 		{"twice the limit", retrieved(event.Retrieval{IndexTime: at(48 * time.Hour), Documents: doc}), Scored, 0.5, "stale"},
 		{"old document", retrieved(event.Retrieval{Documents: []event.Document{{Updated: at(time.Hour)}, {Updated: at(96 * time.Hour)}}}), Scored, 0.75, "stale"},
 		{"no age", retrieved(event.Retrieval{Documents: doc}), Scored, 1, "age_unknown"},
-		{"nothing found", retrieved(event.Retrieval{IndexTime: at(0)}), Scored, 0, "empty"},
+		{"nothing found", retrieved(event.Retrieval{IndexTime: at(0), Query: "x"}), Scored, 0, "empty"},
+		{"an empty list", retrieved(event.Retrieval{Documents: []event.Document{}}), Scored, 0, "empty"},
+		{"content not captured", retrieved(event.Retrieval{K: 4}), Skipped, 0, "documents_not_captured"},
+		{"content not captured, old index", retrieved(event.Retrieval{IndexTime: at(96 * time.Hour)}), Scored, 0.25, "stale"},
 		{"failed", retrieved(event.Retrieval{Error: &event.Failure{Type: "x"}}), Scored, 0, "error"},
-		{"the worst counts", retrieved(event.Retrieval{IndexTime: at(0), Documents: doc}, event.Retrieval{}), Scored, 0, "empty"},
+		{"the worst counts", retrieved(event.Retrieval{IndexTime: at(0), Documents: doc}, event.Retrieval{Query: "x"}), Scored, 0, "empty"},
 		{"index of the future", retrieved(event.Retrieval{IndexTime: at(-time.Hour), Documents: doc}), Scored, 1, "fresh"},
 		{"none", retrieved(), Skipped, 0, "no_retrieval"},
 	})
@@ -220,10 +227,10 @@ func TestConfigReportsAllProblems(t *testing.T) {
 // the evaluator's Revision, then take over its line.
 func TestNamesStandForResults(t *testing.T) {
 	want := map[string]string{
-		"grounded@1.0.0#390d086bf68d":        "28bbabe27c1a",
+		"grounded@1.0.0#7f0ab7415ae4":        "28bbabe27c1a",
 		"citation@1.0.0#1bdd2d0354bd":        "0c0f3348267a",
 		"retrieval_fresh@1.0.0#fc1051af4fb9": "ac046dd5001d",
-		"refusal@1.0.0#2961131b410d":         "c9d21ade0839",
+		"refusal@1.0.0#7bc5807b854d":         "c9d21ade0839",
 		"pii_output@1.0.0#4515b6409812":      "073f88ed0598",
 		"format@1.0.0#f6eb63540dcd":          "e7bc227f7d0e",
 		"over_slo@1.0.0#594fc57926ad":        "cfa3467c6652",

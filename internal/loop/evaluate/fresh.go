@@ -31,20 +31,29 @@ func (e *fresh) Evaluate(r *event.Request) Result {
 	if len(r.Retrievals) == 0 {
 		return skip("no_retrieval")
 	}
-	worst := Result{Value: 2}
+	worst := skip("documents_not_captured")
 	for i := range r.Retrievals {
-		if got := e.one(&r.Retrievals[i], r.RetrievedAt[i]); got.Value < worst.Value || got.Value == worst.Value && got.Label < worst.Label {
+		got := e.one(&r.Retrievals[i], r.RetrievedAt[i])
+		if got.Status == Scored && (worst.Status != Scored || got.Value < worst.Value || got.Value == worst.Value && got.Label < worst.Label) {
 			worst = got
 		}
 	}
 	return worst
 }
 
+// documentsUnknown says that a retrieval does not tell what it found: its
+// documents are absent, not an empty list, and so is its query, because the
+// sender captures no content.
+func documentsUnknown(t *event.Retrieval) bool {
+	return t.Documents == nil && t.Query == "" && t.Error == nil
+}
+
 func (e *fresh) one(t *event.Retrieval, at time.Time) Result {
 	if t.Error != nil {
 		return score(0, "error", false, "the retrieval failed")
 	}
-	if len(t.Documents) == 0 {
+	unknown := documentsUnknown(t)
+	if len(t.Documents) == 0 && !unknown {
 		return score(0, "empty", false, "the retrieval found no document")
 	}
 	known := false
@@ -77,6 +86,8 @@ func (e *fresh) one(t *event.Retrieval, at time.Time) Result {
 		}
 	}
 	switch {
+	case !known && unknown:
+		return skip("documents_not_captured")
 	case !known:
 		return score(1, "age_unknown", true, "documents were found; neither index nor documents say how old they are")
 	case value < 1:

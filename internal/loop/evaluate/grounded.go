@@ -77,6 +77,11 @@ func (g *grounded) Evaluate(r *event.Request) Result {
 	}
 	ctx := newContextWords(r.Contexts)
 	if ctx == nil {
+		for i := range r.Retrievals {
+			if t := &r.Retrievals[i]; len(t.Documents) > 0 || documentsUnknown(t) {
+				return skip("documents_not_captured")
+			}
+		}
 		return skip("empty_context")
 	}
 	if abstains(r.Answer) {

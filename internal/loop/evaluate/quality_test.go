@@ -139,7 +139,7 @@ func figure(t *testing.T, file, measure string, value float64, atLeast float64) 
 func answered(answer string, context ...string) *event.Request {
 	r := &event.Request{Answer: answer}
 	if context != nil {
-		r.Retrievals = []event.Retrieval{{}}
+		r.Retrievals = []event.Retrieval{{Query: "q"}}
 		r.RetrievedAt = []time.Time{{}}
 	}
 	for i, c := range context {

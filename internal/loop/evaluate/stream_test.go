@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"maps"
 	"testing"
 	"time"
 
@@ -69,21 +69,30 @@ func TestRunnerOnStream(t *testing.T) {
 			}
 		}
 	}
-	var seen atomic.Int64
-	wait := func(n int64) []event.Record {
+	// want is what one runner says of each request when it comes in order.
+	want := map[string]standing{}
+	r := testRunner(t, Config{})
+	wantOf := func(from, to int) {
+		for i := from; i < to; i++ {
+			m := newMemTask()
+			h := r.handler(m)
+			for _, e := range ragEvents(t) {
+				e.ID, e.Facts.Request = fmt.Sprintf("%s-%d", e.ID, i), fmt.Sprintf("r%d", i)
+				m.feed(t, h, e)
+			}
+			m.advance(t, h, time.Minute)
+			maps.Copy(want, standings(t, m.emitted))
+		}
+	}
+	// wait reads the scores until those that are wanted stand, or time is up.
+	wait := func() (recs []event.Record) {
 		t.Helper()
-		var recs []event.Record
-		seen.Store(0)
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		ids := map[string]bool{}
 		err := c.Tail(ctx, stream.TailConfig{Name: "test", Topics: []string{event.TopicScore},
 			Batch: func(_ context.Context, in []event.Record, _ map[string]map[int32]int64) error {
-				for _, r := range in {
-					recs = append(recs, r)
-					ids[r.Header("ce_id")] = true
-				}
-				if int64(len(ids)) >= n {
+				recs = append(recs, in...)
+				if gocmp.Equal(want, standings(t, recs)) {
 					cancel()
 				}
 				return nil
@@ -91,39 +100,24 @@ func TestRunnerOnStream(t *testing.T) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		if int64(len(ids)) < n {
-			t.Fatalf("%d scores, want %d", len(ids), n)
+		if d := gocmp.Diff(want, standings(t, recs)); d != "" {
+			t.Fatalf("scores that stand (-want +got):\n%s", d)
 		}
 		return recs
 	}
 
+	wantOf(0, requests/2)
 	send(0, requests/2)
 	stop := run()
-	wait(8 * requests / 2)
+	wait()
 	stop()
+	wantOf(requests/2, requests)
 	send(0, requests) // half of it again, as a sender that retries would
 	stop = run()
-	recs := wait(8 * requests)
+	recs := wait()
 	stop()
-
-	got := standings(t, recs)
-	if len(got) != 8*requests {
-		t.Fatalf("%d scores stand, want %d", len(got), 8*requests)
-	}
-	r := testRunner(t, Config{})
-	for i := range requests {
-		m := newMemTask()
-		h := r.handler(m)
-		for _, e := range ragEvents(t) {
-			e.ID, e.Facts.Request = fmt.Sprintf("%s-%d", e.ID, i), fmt.Sprintf("r%d", i)
-			m.feed(t, h, e)
-		}
-		m.advance(t, h, time.Minute)
-		for id, want := range standings(t, m.emitted) {
-			if d := gocmp.Diff(want, got[id]); d != "" {
-				t.Fatalf("request %d (-want +got):\n%s", i, d)
-			}
-		}
+	if len(want) != 8*requests {
+		t.Fatalf("%d scores stand, want %d", len(want), 8*requests)
 	}
 	for _, rec := range recs {
 		if rec.Partition != event.PartitionOf(string(rec.Key), 2) {
