@@ -123,7 +123,7 @@ func scoreOf(g *Guard, c *event.Case) (float64, string) {
 		return event.OutcomeMissing, ""
 	}
 	switch {
-	case best.Status == "skipped" && !(best.SampledP < 1):
+	case best.Status == "skipped" && !(best.SampledP > 0 && best.SampledP < 1): // one that sampling left out is missing
 		return event.OutcomeNotApplicable, best.Evaluator
 	case best.Status != "scored" || best.Value == nil || !(*best.Value >= 0 && *best.Value <= 1) || best.Good != "" && best.Good != g.Good:
 		return event.OutcomeMissing, best.Evaluator
