@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -96,7 +97,9 @@ type Spend struct {
 	Alpha     float64
 }
 
-func environment() (*cel.Env, error) {
+// environment is what conditions are compiled in; building it costs more than
+// compiling in it.
+var environment = sync.OnceValues(func() (*cel.Env, error) {
 	t := func(v any) *cel.Type {
 		rt := reflect.TypeOf(v)
 		return cel.ObjectType(rt.String())
@@ -114,7 +117,7 @@ func environment() (*cel.Env, error) {
 		cel.Variable("thr", t(ThresholdFacts{})),
 		cel.Variable("now", cel.TimestampType),
 	)
-}
+})
 
 // costLimit bounds one evaluation; conditions over 32 guards need a few hundred.
 const costLimit = 100_000
