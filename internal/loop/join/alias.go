@@ -79,10 +79,14 @@ func (h *handler) bind(t task, s *state, request string) error {
 		if err != nil {
 			h.metrics.malformed.WithLabelValues(rec.Topic).Inc()
 		}
-		h.rekey(t, s, &e, request)
+		if !ofLooptape(&e) {
+			h.rekey(t, s, &e, request)
+		}
 	}
 	if len(s.bound) == 0 { // from now on nothing but its own trace is its own
-		s.lost = addUp(s.lost, s.loose.size())
+		if s.seen > 0 {
+			h.outlived(s)
+		}
 		if err := s.loose.forget(t, s); err != nil {
 			return err
 		}

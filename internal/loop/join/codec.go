@@ -11,7 +11,7 @@ import (
 // A state's bytes: strings once, in a table, and the rest by their numbers.
 //
 //	u8 version | flags | strings: n (len bytes)* | bound: n string* | vias: n string*
-//	size of forgotten sets | own set | loose set
+//	seen | own set | loose set
 //
 //	set     parts: n part*, cut | scores: n score*, cut | labels: n label*, cut | over
 //	part    id typ span kind flags time partition offset cost latency usage? n (name value)*
@@ -80,7 +80,7 @@ func (s *state) encode() []byte {
 	for _, v := range s.vias {
 		w.string(v)
 	}
-	w.int(s.lost)
+	w.int(s.seen)
 	w.set(&s.own)
 	w.set(&s.loose)
 	flags := byte(0)
@@ -333,7 +333,7 @@ func (s *state) decode(b []byte) error {
 	for range r.count(1) {
 		s.vias = append(s.vias, r.string())
 	}
-	s.lost = r.int()
+	s.seen = r.int()
 	r.set(&s.own)
 	r.set(&s.loose)
 	if r.bad || len(r.b) > 0 {

@@ -22,11 +22,10 @@ func (s *state) fold() *event.Case {
 	} else if !s.ownTrace() {
 		return nil
 	}
-	f := folder{revision: s.lost}
+	f := folder{revision: addUp(s.seen, s.own.size())}
 	for _, x := range sets {
 		f.parts = append(f.parts, x.parts.items...)
 		f.over.merge(&x.over)
-		f.revision = addUp(f.revision, x.size())
 	}
 	f.parts = unique(f.parts, part.ident, func(a, b *part) bool { return a.beats(b) })
 	c := &event.Case{Request: s.request, Tenant: s.tenant, Revision: f.revision}

@@ -209,47 +209,53 @@ func (h *handler) take(t task, s *state, r *event.Record, e *event.Event) (fate 
 		h.via(t, s, e.Facts.Via)
 		return h.join(t, s, &s.own, e)
 	}
-	if ofLooptape(e) {
-		if len(s.bound) > 0 {
-			h.passed(s, e)
-			return fateSuperseded, nil
-		}
-		return h.join(t, s, &s.loose, e)
-	}
 	again, err := h.wait(t, s, e)
 	if err != nil || again {
 		return fateDuplicate, err
 	}
-	if len(s.bound) > 0 {
-		for _, request := range s.bound {
-			h.rekey(t, s, e, request)
-		}
-		h.passed(s, e)
-		return fateRekeyed, nil
-	}
-	if e.Facts.Request == "" {
+	if e.Facts.Request == "" && len(s.bound) == 0 {
 		return fateWaiting, nil
 	}
-	return h.join(t, s, &s.loose, e)
+	if e.Facts.Request != "" {
+		s.seen = addUp(s.seen, weight(e))
+		s.revised = s.revised || len(s.bound) == 0 // the revision, if nothing else
+		h.touch(s)
+	}
+	if len(s.bound) == 0 {
+		return h.join(t, s, &s.loose, e)
+	}
+	if e.Facts.Request != "" {
+		h.outlived(s)
+	}
+	if ofLooptape(e) {
+		return fateSuperseded, nil
+	}
+	for _, request := range s.bound {
+		h.rekey(t, s, e, request)
+	}
+	return fateRekeyed, nil
 }
 
-// passed counts what an alias has passed on as if it had joined before the
-// binding came: a batch that was lost after it had emitted may have published a
-// case with it. So the revision of what stays is no smaller than any before, and
-// where nothing stays a tombstone is written once, needed or not.
-func (h *handler) passed(s *state, e *event.Event) {
+// outlived notes that a case with what has followed an alias may stand on
+// llm.case: published, or published by a batch that was lost after it had
+// emitted. Whatever the truth, where the state has a case it is written again with
+// a revision above that one, and where it has none a tombstone is, once.
+func (h *handler) outlived(s *state) {
+	if own := s.ownTrace(); own || !s.withdrawn {
+		s.stands, s.revised = true, true
+		h.touch(s)
+	}
+}
+
+// weight is what an event adds to the revision of a case: see set.size.
+func weight(e *event.Event) int64 {
 	switch sc, ok := newScore(e); {
 	case e.Position.Topic == event.TopicScore && ok:
-		s.lost = addUp(s.lost, 1+int64(sc.InputCount))
+		return 1 + int64(sc.InputCount)
 	case e.Position.Topic == event.TopicFeedback:
-		s.lost = addUp(s.lost, 2) // a part and a label
-	default:
-		s.lost = addUp(s.lost, 1)
+		return 2 // a part and a label
 	}
-	if e.Facts.Request != "" && !s.withdrawn {
-		s.stands, s.revised = true, true
-	}
-	h.touch(s)
+	return 1
 }
 
 // join merges an event into one of a state's sets.
@@ -331,7 +337,7 @@ func (h *handler) publish(t task, s *state) error {
 	c := s.fold()
 	if c == nil {
 		rekeyed := len(s.own.parts.items)+len(s.own.scores.items) > 0
-		if s.stands || rekeyed && !s.withdrawn { // see passed
+		if s.stands || rekeyed && !s.withdrawn { // see outlived
 			s.stands, s.withdrawn = false, true
 			t.Emit(withdrawal(s))
 			h.metrics.cases.WithLabelValues(caseWithdrawn).Inc()

@@ -37,7 +37,7 @@ type state struct {
 	vias      []string // aliases by which events were re-keyed to it, sorted
 	stands    bool     // a case stands on llm.case, or may
 	withdrawn bool     // a tombstone stands on llm.case
-	lost      int64    // sizes of sets that were forgotten, so that revisions do not go back
+	seen      int64    // weight of all that came under the id without being of its trace
 
 	key, tenant, request string // not encoded
 	dirty, revised       bool   // since the last flush
@@ -184,9 +184,10 @@ func (x *set) forget(t task, s *state) error {
 	return nil
 }
 
-// size is how much the set knows, which is the revision of the case made of it:
-// it grows with every event, and with a score of more inputs, and is the same
-// however often the state is built anew.
+// size is how much the set knows. The revision of a case is the size of what is
+// its own and the weight of all else that came under it: it grows with every
+// event, and with a score of more inputs, does not depend on the order, and so is
+// the same when the state is built anew.
 func (x *set) size() int64 {
 	n := int64(len(x.parts.items) + len(x.labels.items))
 	for _, c := range x.over.counts {
