@@ -16,7 +16,7 @@ import (
 // TestConcurrent appends, reads, flushes and sweeps at the same time. Released
 // bytes are poisoned at once: a reader that still had them would see a bad CRC.
 func TestConcurrent(t *testing.T) {
-	const partitions, each = 3, 400
+	const partitions, each = 3, 2500
 	w := newWorld()
 	p := w.mustStart(t)
 	topic := p.create(t, "events", partitions, map[string]string{"retention.ms": "-1"})
@@ -113,7 +113,7 @@ func TestConcurrent(t *testing.T) {
 func TestAppendAllocations(t *testing.T) {
 	w := newWorld()
 	w.cfg.Partitions = partition.Config{SealAfter: time.Hour}
-	w.cfg.Log.MaxBatch, w.cfg.Log.SegmentBytes = 1<<20, 16<<20
+	w.cfg.Log.MaxBatch, w.cfg.Log.SegmentBytes = 64<<10, 256<<10
 	p := w.mustStart(t)
 	topic := p.create(t, "events", 1, nil)
 	part := p.partition(t, topic, 0)

@@ -515,7 +515,7 @@ func TestBackPressure(t *testing.T) {
 		total++
 	}
 	go func() {
-		for p.e.Partitions().Usage().Waiting == 0 {
+		for p.e.Partitions().Usage().Waiting == 0 || p.e.flusher.Stats().Failures == 0 {
 			time.Sleep(time.Millisecond)
 		}
 		cancel()
@@ -523,9 +523,6 @@ func TestBackPressure(t *testing.T) {
 	refused := appendCtx(ctx, part, plain("late"))
 	if !errors.Is(refused.Err, context.Canceled) {
 		t.Errorf("append above the bound: %+v", refused)
-	}
-	if p.e.flusher.Stats().Failures == 0 {
-		t.Error("no failure was counted")
 	}
 	w.blobs.SetFault(nil)
 	if late := appendTo(part, partition.Append{Batches: plain("late")}); late.Err != nil || late.Base != int64(total) {

@@ -118,9 +118,9 @@ func validate(a Append, s catalog.Settings, now int64) (count int32, first batch
 		if b.IsTransactional() && !a.Internal && !a.Verified {
 			return 0, nil, fmt.Errorf("%w: the batch belongs to no open transaction", ErrInvalidRecord)
 		}
-		if b.HasProducer() && !b.IsControl() {
+		if b.HasProducer() {
 			producer = true
-			if b.ProducerEpoch() < 0 || b.BaseSequence() < 0 {
+			if !b.IsControl() && (b.ProducerEpoch() < 0 || b.BaseSequence() < 0) {
 				return 0, nil, fmt.Errorf("%w: producer epoch %d, sequence %d", ErrInvalidRecord, b.ProducerEpoch(), b.BaseSequence())
 			}
 		}
@@ -135,7 +135,7 @@ func validate(a Append, s catalog.Settings, now int64) (count int32, first batch
 	case count == 0:
 		return 0, nil, fmt.Errorf("%w: no batch", ErrInvalidRecord)
 	case producer && count > 1:
-		return 0, nil, fmt.Errorf("%w: %d batches of an idempotent producer in one append, 1 is allowed", ErrInvalidRecord, count)
+		return 0, nil, fmt.Errorf("%w: %d batches of producers in one append, 1 is allowed", ErrInvalidRecord, count)
 	}
 	return count, first, nil
 }

@@ -41,6 +41,9 @@ func (c *Catalog) Run(ctx context.Context) error {
 		}
 		// The watch ended early: the index is stale until a full read.
 		if err := c.refresh(ctx); err != nil {
+			if errors.Is(err, ErrCorrupt) {
+				return fmt.Errorf("watch catalog: %w", err) // waiting mends nothing
+			}
 			if err := sleep(ctx, watchPatience); err != nil {
 				break
 			}
