@@ -155,7 +155,8 @@ func TestModel(t *testing.T) {
 			"seal":  func(*rapid.T) { w.proc.e.Partitions().Seal() },
 			"flush": func(*rapid.T) { w.blobs.SetFault(nil); w.meta.SetFault(nil); w.proc.flush(t) },
 			"faults": func(rt *rapid.T) {
-				r := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+				seed := rapid.Uint64().Draw(rt, "seed")
+				r, m := rand.New(rand.NewPCG(seed, 0)), rand.New(rand.NewPCG(seed, 1))
 				w.blobs.SetFault(func(c blobmem.Call) (f blobmem.Fault) {
 					if c.Method == "Put" && r.IntN(3) == 0 {
 						f.After = blob.ErrUnknown
@@ -165,7 +166,7 @@ func TestModel(t *testing.T) {
 					return f
 				})
 				w.meta.SetFault(func(c metamem.Call) (f metamem.Fault) {
-					if c.Method == "Txn" && r.IntN(3) == 0 {
+					if c.Method == "Txn" && m.IntN(3) == 0 {
 						f.After = meta.ErrUnknown
 					}
 					return f

@@ -555,7 +555,7 @@ func TestAmbiguousOutcomes(t *testing.T) {
 	w := newWorld()
 	p := w.mustStart(t)
 	topic := p.create(t, "events", 3, nil)
-	r := rand.New(rand.NewPCG(1, 2))
+	r, m := rand.New(rand.NewPCG(1, 2)), rand.New(rand.NewPCG(3, 4)) // each store asks under its own lock
 	w.blobs.SetFault(func(c blobmem.Call) blobmem.Fault {
 		if c.Method != "Put" || r.IntN(2) == 0 {
 			return blobmem.Fault{}
@@ -566,10 +566,10 @@ func TestAmbiguousOutcomes(t *testing.T) {
 		return blobmem.Fault{After: blob.ErrUnknown}
 	})
 	w.meta.SetFault(func(c metamem.Call) metamem.Fault {
-		if c.Method != "Txn" || r.IntN(2) == 0 {
+		if c.Method != "Txn" || m.IntN(2) == 0 {
 			return metamem.Fault{}
 		}
-		if r.IntN(2) == 0 {
+		if m.IntN(2) == 0 {
 			return metamem.Fault{Before: meta.ErrUnknown}
 		}
 		return metamem.Fault{After: meta.ErrUnknown}
