@@ -206,11 +206,16 @@ func (t *memTask) Put(k, v []byte) error {
 }
 func (t *memTask) Delete(k []byte) error { delete(t.kv, string(k)); return nil }
 func (t *memTask) Scan(prefix []byte, fn func(k, v []byte) error) error {
-	for _, k := range slices.Sorted(maps.Keys(t.kv)) {
+	var keys []string
+	for k := range t.kv {
 		if strings.HasPrefix(k, string(prefix)) {
-			if err := fn([]byte(k), t.kv[k]); err != nil {
-				return err
-			}
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if err := fn([]byte(k), t.kv[k]); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -166,7 +166,10 @@ func (x *set) counted(t task, s *state, list byte, id string) (bool, error) {
 
 // forget empties the set.
 func (x *set) forget(t task, s *state) error {
-	for _, list := range []byte{listParts, listScores, listLabels} {
+	for list, cut := range map[byte]*place{listParts: x.parts.cut, listScores: x.scores.cut, listLabels: x.labels.cut} {
+		if cut == nil { // nothing was pushed out
+			continue
+		}
 		var keys [][]byte
 		if err := t.Scan(x.overKey(s, list, ""), func(k, _ []byte) error {
 			keys = append(keys, append([]byte(nil), k...))
