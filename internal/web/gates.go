@@ -34,6 +34,9 @@ func gateStatus(g view.Gate) event.GateStatus {
 			st.State = d.State
 		}
 	}
+	if st.State == event.GateRollingBack && len(g.Decisions) > 0 && g.Decisions[0].Done() {
+		st.State = event.GateRolledBack
+	}
 	passed := d != nil && d.Action == event.ActAdvance && (g.Evidence == nil || d.Stage == g.Evidence.Stage)
 	switch st.State {
 	case event.GateRollingBack, event.GateRolledBack:

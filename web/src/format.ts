@@ -39,7 +39,8 @@ export function duration(seconds: number): string {
   if (s < 60) return `${s} s`
   if (s < 3600) return s % 60 && s < 600 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${Math.round(s / 60)} min`
   if (s < 86_400) return `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} min`
-  return `${Math.round(s / 86_400)} days`
+  const days = Math.round(s / 86_400)
+  return days === 1 ? '1 day' : `${days} days`
 }
 
 export const clock = (t: string) => new Date(t).toLocaleTimeString('en-GB', { hour12: false })

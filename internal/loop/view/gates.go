@@ -62,6 +62,16 @@ type DecisionRow struct {
 	Acknowledgements []event.Acknowledgement `json:"acknowledgements,omitempty"`
 }
 
+// Done tells whether an actuator has read back that the decision is carried out.
+func (d *DecisionRow) Done() bool {
+	for _, a := range d.Acknowledgements {
+		if a.Outcome == "done" {
+			return true
+		}
+	}
+	return false
+}
+
 // A Gate is what a release's gate has seen and decided.
 type Gate struct {
 	Release    string          `json:"release"`

@@ -174,7 +174,7 @@ func TestReleases(t *testing.T) {
 	}
 	i := slices.IndexFunc(rs, func(r Release) bool { return r.Release == "r2" })
 	r := rs[i]
-	if r.Requests != 10 || r.Failed != 2 || r.State != event.GateRollingBack || r.Baseline != "r1" || r.Kind != "retriever" || r.Decision == nil || len(r.Arms) != 1 {
+	if r.Requests != 10 || r.Failed != 2 || r.State != event.GateRolledBack || r.Baseline != "r1" || r.Kind != "retriever" || r.Decision == nil || len(r.Arms) != 1 {
 		t.Errorf("release r2: %s", mustJSON(t, r))
 	}
 	want := []MetricAverage{{"feedback", 1, 0}, {"grounded", 10, 0.5}}

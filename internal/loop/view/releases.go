@@ -201,9 +201,12 @@ func (v *View) Deployments(ctx context.Context, tenant, release string, limit in
 
 // releaseGate adds the state of the gate.
 func (v *View) releaseGate(ctx context.Context, tenant string, r *Release) error {
-	var baseline, app sql.NullString
-	err := v.read.QueryRowContext(ctx, `SELECT json_extract(doc, '$.state'), json_extract(doc, '$.entered'), json_extract(doc, '$.baseline'), json_extract(doc, '$.app')
-		FROM evidence WHERE tenant = ? AND release = ? ORDER BY time DESC, seq DESC LIMIT 1`, tenant, r.Release).Scan(&r.State, &r.Entered, &baseline, &app)
+	var (
+		baseline, app sql.NullString
+		seq           sql.NullInt64
+	)
+	err := v.read.QueryRowContext(ctx, `SELECT json_extract(doc, '$.state'), json_extract(doc, '$.entered'), json_extract(doc, '$.baseline'), json_extract(doc, '$.app'), seq
+		FROM evidence WHERE tenant = ? AND release = ? ORDER BY time DESC, seq DESC LIMIT 1`, tenant, r.Release).Scan(&r.State, &r.Entered, &baseline, &app, &seq)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
@@ -212,9 +215,19 @@ func (v *View) releaseGate(ctx context.Context, tenant string, r *Release) error
 	if err != nil {
 		return err
 	}
-	if len(ds) == 1 {
-		r.Decision = &ds[0]
-		r.State = ds[0].State
+	if len(ds) == 0 {
+		return nil
+	}
+	d := &ds[0]
+	if d.Acknowledgements, err = v.acknowledgements(ctx, tenant, d.ID); err != nil {
+		return err
+	}
+	r.Decision = d
+	if d.EvidenceSeq >= seq.Int64 {
+		r.State = d.State
+	}
+	if r.State == event.GateRollingBack && d.Done() {
+		r.State = event.GateRolledBack
 	}
 	return nil
 }

@@ -87,7 +87,8 @@ function Timeline({ entries, start }: { entries: Entry[]; start: string }) {
   if (!entries.length) return <p className="quiet">No event of this request is known.</p>
   return (
     <ol className="timeline">
-      {entries.map((e) => {
+      {grouped(entries).map((group) => {
+        const e = group[0]!
         const at = new Date(e.time).getTime() - zero
         const lasts = Math.min(took(e), at)
         const later = !inside.includes(e)
@@ -97,18 +98,28 @@ function Timeline({ entries, start }: { entries: Entry[]; start: string }) {
             <i className="dot" aria-hidden="true" />
             <div className="entry">
               <h3>
-                {eventName(e.type)}
-                {e.body?.metric && <span> {metricName(e.body.metric)}</span>}
-                {took(e) > 0 && <small>{ms(took(e))}</small>}
+                {group.length > 1 ? `${group.length} scores` : eventName(e.type)}
+                {took(e) > 0 && !later && <small>{ms(took(e))}</small>}
               </h3>
               {!later && <svg className="span" viewBox="0 0 100 3" preserveAspectRatio="none" aria-hidden="true"><rect className="track" width="100" height="3" /><rect className="fill" x={(100 * (at - lasts)) / end} width={Math.max(0.6, (100 * lasts) / end)} height="3" /></svg>}
-              <Content e={e} />
+              {family(e.type) === 'score' ? <ul className="scores">{group.map((s) => <ScoreRow key={s.id} e={s} />)}</ul> : <Content e={e} />}
             </div>
           </li>
         )
       })}
     </ol>
   )
+}
+
+/** Scores that follow each other are one entry. */
+function grouped(entries: Entry[]): Entry[][] {
+  const out: Entry[][] = []
+  for (const e of entries) {
+    const last = out.at(-1)
+    if (last && family(e.type) === 'score' && family(last[0]!.type) === 'score') last.push(e)
+    else out.push([e])
+  }
+  return out
 }
 
 function Content({ e }: { e: Entry }) {
@@ -121,7 +132,6 @@ function Content({ e }: { e: Entry }) {
       {b?.query && <p className="quiet">for “{b.query}”</p>}
       {b?.documents?.map((d, i) => <Document key={`${d.id}${i}`} d={d} at={e.time} />)}
       {b?.messages?.map((m, i) => <Turn key={i} m={m} />)}
-      {family(e.type) === 'score' && b && <Score b={b} />}
       {family(e.type) === 'feedback' && b && (
         <div className="said"><b>{b.label ?? b.value ?? b.kind}</b> <span className="quiet">{[b.kind, b.author_role?.replace('_', ' ')].filter(Boolean).join(', ')}</span>{b.comment && <p>{b.comment}</p>}{b.correction && <p>Better: {b.correction}</p>}</div>
       )}
@@ -137,14 +147,22 @@ function Content({ e }: { e: Entry }) {
   )
 }
 
-function Score({ b }: { b: NonNullable<Entry['body']> }) {
-  const v = b.value == null ? undefined : b.good === 'low' ? 1 - b.value : b.value
+function ScoreRow({ e }: { e: Entry }) {
+  const [raw, setRaw] = useState(false)
+  const b = e.body
+  const v = b?.value == null ? undefined : b.good === 'low' ? 1 - b.value : b.value
   return (
-    <p className="said">
-      {v != null && <><meter min={0} max={1} low={0.5} high={0.8} optimum={1} value={v} aria-label="score" /> <b>{percent(v, 0)}</b> </>}
-      <span className="quiet">{[b.label, b.reason?.replaceAll('_', ' '), b.evaluator].filter(Boolean).join(' · ')}</span>
-      {b.explanation && <span className="explanation">{b.explanation}</span>}
-    </p>
+    <li data-metric={b?.metric}>
+      <div className="row">
+        <span>{b?.metric ? metricName(b.metric) : eventName(e.type)}</span>
+        {v != null ? <meter min={0} max={1} low={0.5} high={0.8} optimum={1} value={v} aria-label="score" /> : <span />}
+        <b>{v != null ? percent(v, 0) : e.state === 'read' ? eventName(e.type).replace('score', '').trim() : '–'}</b>
+        <span className="quiet">{e.note ?? [b?.label, b?.reason?.replaceAll('_', ' '), b?.evaluator, b?.latency_ms && ms(b.latency_ms)].filter(Boolean).join(' · ')}</span>
+        <button type="button" className="link" aria-expanded={raw} onClick={() => setRaw(!raw)}>{raw ? 'hide' : 'record'}</button>
+      </div>
+      {b?.explanation && <p className="explanation quiet">{b.explanation}</p>}
+      {raw && <pre className="raw" tabIndex={0}>{JSON.stringify({ id: e.id, position: e.position, facts: e.facts, body: b }, null, 2)}</pre>}
+    </li>
   )
 }
 

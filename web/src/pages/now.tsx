@@ -1,6 +1,6 @@
 import { useMemo } from 'react'
 import type { EventRow, GateStatus, Overview, Release } from '../api'
-import { count, metricName, percent, stateWords } from '../format'
+import { count, metricName, percent } from '../format'
 import { useGet, useLive, useNow } from '../live'
 import { Link, releasePath } from '../router'
 import { Checklist, missing } from '../parts/checklist'
@@ -83,7 +83,7 @@ function Glance({ o, gate }: { o: Overview; gate?: GateStatus }) {
         <div className="figure"><dt>Requests</dt><dd>{count(o.counts.cases)}</dd></div>
         <div className="figure"><dt>Events</dt><dd data-received={received}>{count(o.counts.total)}</dd></div>
         <div className="figure"><dt>Scores</dt><dd>{count(scored)}</dd></div>
-        <div className="figure"><dt>Last hour</dt><dd><Spark minutes={o.counts.minutes} now={now} /></dd></div>
+        <div className="figure"><dt>Last half hour</dt><dd><Spark minutes={o.counts.minutes} now={now} /></dd></div>
       </dl>
     </section>
   )
@@ -114,7 +114,7 @@ function subline(gate: GateStatus | undefined, o: Overview) {
   const where = `${count(e.n[1])} candidate and ${count(e.n[0])} baseline units against ${e.baseline}`
   const t = e.thresholds?.rollback
   if (gate.state === 'comparing' && t != null) return `${where}. Evidence of harm is at ${Math.max(0, Math.round((100 * e.overall.harm) / t))} % of what a rollback needs.`
-  return `${where}; ${stateWords[gate.state] ?? gate.state}.`
+  return `${where}.`
 }
 
 function Arriving() {

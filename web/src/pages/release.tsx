@@ -27,7 +27,7 @@ export function ReleasePage({ release }: { release: string }) {
           {gate.data?.evidence ? <>compared with <ReleaseLink release={gate.data.evidence.baseline} /></> : r?.baseline ? <>baseline <ReleaseLink release={r.baseline} /></> : 'it is no candidate'}
           {' · '}<Link to={`/cases?${new URLSearchParams({ release })}`}>its requests</Link>
         </p>
-        {gate.data && <p>{gate.data.message}</p>}
+        {gate.data && !list.length && <p>{gate.data.message}</p>}
       </div>
       {list[0] && <DecisionCard d={list[0]} />}
       {gate.data && <Comparison release={release} evidence={gate.data.evidence} lead={list[0]?.top?.[0]?.metric} />}

@@ -84,7 +84,7 @@ function EffectPlot({ series, metric }: { series: Point[]; metric: string }) {
   const g = gs.at(-1)
   return (
     <figure className="plot">
-      <figcaption><b>{metricName(metric)}: effect of the candidate</b><span>percentage points, with its 95 % confidence sequence</span></figcaption>
+      <figcaption><b>{metricName(metric)}: effect of the candidate</b><span>percentage points, with its 95 % confidence sequence, by units compared</span></figcaption>
       <Chart
         data={data} height={230} range={[-most, most]} x={units} y={(v) => pts(v, most < 0.1 ? 1 : 0)} xLabel="units"
         series={[
@@ -134,7 +134,7 @@ function WealthPlot({ series, metric }: { series: Point[]; metric: string }) {
     <figure className="plot">
       <figcaption><b>Evidence of harm, log E</b><span><i className="key overall">all metrics</i> <i className="key candidate">this one</i></span></figcaption>
       <Chart
-        data={[xOf(series), one, overall]} height={190} range={[bottom, top]} x={units} y={(v) => fixed(v, 0)} xLabel="units"
+        data={[xOf(series), one, overall]} height={190} range={[bottom, top]} x={units} y={(v) => fixed(v, Number.isInteger(v) ? 0 : 1)} xLabel="units"
         series={[
           { label: 'this metric', color: '--candidate-line', width: 1.5, value: (v) => fixed(v) },
           { label: 'all metrics', color: '--ink', width: 2, value: (v) => fixed(v) },

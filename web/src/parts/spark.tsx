@@ -1,6 +1,6 @@
-/** Events per minute over the last hour. */
+/** Events per minute over the last half hour. */
 export function Spark({ minutes, now }: { minutes: { minute: string; n: number }[]; now: number }) {
-  const bars = 60
+  const bars = 30
   const start = Math.floor(now / 60_000) - bars + 1
   const values = new Array<number>(bars).fill(0)
   for (const m of minutes) {
@@ -9,7 +9,7 @@ export function Spark({ minutes, now }: { minutes: { minute: string; n: number }
   }
   const most = Math.max(1, ...values)
   return (
-    <svg className="spark" viewBox={`0 0 ${bars * 4} 28`} preserveAspectRatio="none" role="img" aria-label={`Events per minute over the last hour, at most ${most}`}>
+    <svg className="spark" viewBox={`0 0 ${bars * 4} 28`} preserveAspectRatio="none" role="img" aria-label={`Events per minute over the last half hour, at most ${most}`}>
       {values.map((v, i) => <rect key={i} x={i * 4} width="3" y={28 - (27 * v) / most - (v > 0 ? 1 : 0)} height={(27 * v) / most + (v > 0 ? 1 : 0)} />)}
     </svg>
   )
