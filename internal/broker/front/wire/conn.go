@@ -85,7 +85,7 @@ func (c *conn) serve(ctx context.Context, group *run.Group) {
 		}
 		r := &Request{conn: c, Arrived: time.Now(), size: int64(len(frame))}
 		if err := r.parse(frame, c.client); err != nil {
-			c.srv.budget.charge(-r.size)
+			c.srv.budget.free(r.size)
 			c.close(reasonHeader)
 			break
 		}
@@ -106,12 +106,24 @@ func (c *conn) read() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.srv.budget.enter(c.waitCtx, int64(n)); err != nil {
+	held := int64(c.frames.first(n))
+	if err := c.srv.budget.enter(c.waitCtx, held); err != nil {
 		return nil, err
 	}
-	frame, err := c.frames.body(n, func() { c.deadline(c.srv.cfg.StallTimeout) })
+	// Who sends a little now and then stands still, too.
+	last := time.Now().Add(c.srv.cfg.StallTimeout + time.Duration(n/minRate)*time.Second)
+	frame, err := c.frames.body(n, func() { c.deadlineAt(earlier(last, time.Now().Add(c.srv.cfg.StallTimeout))) }, func(more int) error {
+		ctx, cancel := context.WithTimeoutCause(c.waitCtx, c.srv.cfg.StallTimeout, errNoRoom)
+		defer cancel()
+		err := c.srv.budget.grow(ctx, c, int64(more))
+		if err == nil {
+			held += int64(more)
+		}
+		return err
+	})
+	c.srv.budget.read(c)
 	if err != nil {
-		c.srv.budget.charge(-int64(n))
+		c.srv.budget.free(held)
 		if errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load() {
 			err = errStall
 		}
@@ -120,7 +132,20 @@ func (c *conn) read() ([]byte, error) {
 	return frame, nil
 }
 
-var errStall = errors.New("frame stands still")
+// minRate is how fast a frame must come, in bytes a second, after StallTimeout.
+const minRate = 256 << 10
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+var (
+	errStall  = errors.New("frame stands still")
+	errNoRoom = errors.New("no room for the frame")
+)
 
 // header waits for a frame to begin. While answers are outstanding the client
 // may well be silent, so the idle time starts anew.
@@ -143,9 +168,11 @@ func (c *conn) header() (int, error) {
 	}
 }
 
-func (c *conn) deadline(d time.Duration) {
+func (c *conn) deadline(d time.Duration) { c.deadlineAt(time.Now().Add(d)) }
+
+func (c *conn) deadlineAt(at time.Time) {
 	// An error means that the connection is closed; the read says so better.
-	_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	_ = c.nc.SetReadDeadline(at)
 	if c.draining.Load() {
 		_ = c.nc.SetReadDeadline(past)
 	}
@@ -187,7 +214,7 @@ func (c *conn) push(r *Request) bool {
 
 // forget gives back what r was charged. c.mu is held.
 func (c *conn) forget(r *Request) {
-	c.srv.budget.charge(-r.size)
+	c.srv.budget.free(r.size)
 	c.srv.obs.InFlight(-1, -r.size)
 }
 
@@ -465,6 +492,8 @@ func reasonOf(err error) string {
 		return reasonLength
 	case errors.Is(err, errStall), errors.Is(err, io.ErrUnexpectedEOF):
 		return reasonStall
+	case errors.Is(err, errNoRoom):
+		return reasonNoRoom
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return reasonIdle
 	case errors.Is(err, context.Canceled):

@@ -14,7 +14,7 @@ var errLength = errors.New("frame length out of range")
 // trustStep caps what it may after larger frames came whole on the same
 // connection.
 const (
-	firstStep = 64 << 10
+	firstStep = 4 << 10
 	trustStep = 4 << 20
 )
 
@@ -42,10 +42,13 @@ func (f *framer) begin() (int, error) {
 	return n, nil
 }
 
-// body reads a frame of n bytes. progress is called before each read.
-func (f *framer) body(n int, progress func()) ([]byte, error) {
-	step := max(firstStep, min(2*f.seen, trustStep))
-	b := make([]byte, min(n, step))
+// first is what body allocates at once for a frame of n bytes.
+func (f *framer) first(n int) int { return min(n, max(firstStep, min(2*f.seen, trustStep))) }
+
+// body reads a frame of n bytes. progress is called before each read, grow
+// before more bytes are allocated than first says.
+func (f *framer) body(n int, progress func(), grow func(more int) error) ([]byte, error) {
+	b := make([]byte, f.first(n))
 	have := copy(b, f.buf[f.r:f.w])
 	f.r += have
 	for {
@@ -65,7 +68,11 @@ func (f *framer) body(n int, progress func()) ([]byte, error) {
 			return b, nil
 		}
 		// The sender has paid for len(b) bytes: it may have as many again.
-		bigger := make([]byte, min(n, 2*len(b)))
+		size := min(n, 2*len(b))
+		if err := grow(size - len(b)); err != nil {
+			return nil, err
+		}
+		bigger := make([]byte, size)
 		copy(bigger, b)
 		b = bigger
 	}

@@ -16,9 +16,9 @@
 //     record bytes may be kept without a copy.
 //   - A frame's length is checked before anything is allocated, and memory
 //     grows with the bytes that really came, so a length that lies costs
-//     nothing. The bytes of requests that wait for an answer are bounded per
-//     connection and over all connections; past the bound nobody reads, and
-//     TCP slows the sender down.
+//     nothing, neither its own connection nor others. The bytes of requests
+//     that wait for an answer are bounded per connection and over all
+//     connections; past the bound nobody reads, and TCP slows the sender down.
 //   - An idle connection costs one parked goroutine and a buffer of 1 KiB.
 //   - Replies may hold references to foreign memory, which goes out by writev.
 //
@@ -71,6 +71,7 @@ type Config struct {
 	MaxConns     int           // connections; default 20,000
 	IdleTimeout  time.Duration // a connection with nothing under way is closed after it; default 10 min
 	StallTimeout time.Duration // half a frame, or a reply nobody takes, may stand still as long; default 30 s
+	// A frame has StallTimeout and a second for each 256 KiB to come whole.
 	DrainTimeout time.Duration // for answers under way when the server stops; default 5 s
 	TLS          *tls.Config   // nil: plain
 }
@@ -208,6 +209,7 @@ const (
 	reasonClient  = "client"       // the client closed it
 	reasonIdle    = "idle"         // nothing for IdleTimeout
 	reasonStall   = "stall"        // half a frame, or a reply nobody took
+	reasonNoRoom  = "no-room"      // half a frame, and MaxBytes taken by others for too long
 	reasonLength  = "frame-length" // a length below the header's or above MaxFrame
 	reasonHeader  = "header"       // a header that cannot be read
 	reasonRequest = "request"      // the Handler could make nothing of it

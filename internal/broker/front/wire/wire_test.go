@@ -249,7 +249,7 @@ func TestLyingLengthAllocatesLittle(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if _, err := f.body(n, func() {}); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := f.body(n, func() {}, func(int) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
@@ -271,7 +271,7 @@ func TestFramesOfAllSizes(t *testing.T) {
 			if err != nil {
 				t.Fatalf("chunks of %d, frame %d: %v", chunk, i, err)
 			}
-			b, err := f.body(size, func() {})
+			b, err := f.body(size, func() {}, func(int) error { return nil })
 			if err != nil || !bytes.Equal(b, frame(int32(i), n)[4:]) {
 				t.Fatalf("chunks of %d, frame %d: %d bytes, %v", chunk, i, len(b), err)
 			}
@@ -489,7 +489,7 @@ func FuzzFrames(f *testing.F) {
 			if err != nil {
 				return
 			}
-			b, err := fr.body(n, func() {})
+			b, err := fr.body(n, func() {}, func(int) error { return nil })
 			if err != nil {
 				return
 			}
