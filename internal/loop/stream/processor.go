@@ -258,6 +258,13 @@ func (p *processor) poll(ctx context.Context) error {
 		}
 		var errs []error
 		fetches.EachError(func(topic string, part int32, err error) {
+			var outside *kgo.ErrGroupSession
+			if errors.As(err, &outside) {
+				// The broker was away, or we were, for longer than the session: the
+				// client joins again, and the positions are in the local store.
+				p.c.log.Warn("the consumer group was lost; joining again", "group", p.group, "error", err)
+				return
+			}
 			errs = append(errs, fmt.Errorf("fetch %s/%d: %w", topic, part, err))
 		})
 		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
