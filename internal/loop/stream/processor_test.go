@@ -395,7 +395,7 @@ func TestProcessorTimers(t *testing.T) {
 	h := alarm{new(sync.Mutex), map[string]time.Time{}, cancel}
 	cfg := ProcessorConfig{Name: "alarm", Inputs: []string{"in.a"}, StateDir: t.TempDir(), Tick: time.Hour,
 		MaxRecords: 1, // the tick of the start finds it behind
-		Changelog: "alarm-changelog", New: func() Handler { return h }}
+		Changelog:  "alarm-changelog", New: func() Handler { return h }}
 	if err := process(t, c, cfg); err != nil {
 		t.Fatal(err)
 	}
