@@ -111,5 +111,5 @@ func (s *Server) openCase(q *query) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.open(q, row), nil
+	return s.open(q, row)
 }

@@ -34,7 +34,7 @@ func gateStatus(g view.Gate) event.GateStatus {
 			st.State = d.State
 		}
 	}
-	if st.State == event.GateRollingBack && len(g.Decisions) > 0 && g.Decisions[0].Done() {
+	if st.State == event.GateRollingBack && len(g.Decisions) > 0 && g.Decisions[0].CarriedOut != nil {
 		st.State = event.GateRolledBack
 	}
 	passed := d != nil && d.Action == event.ActAdvance && (g.Evidence == nil || d.Stage == g.Evidence.Stage)

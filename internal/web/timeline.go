@@ -1,9 +1,11 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,13 +73,14 @@ type assembled struct {
 }
 
 // open reads the events of a case. What cannot be read is an entry that says so.
-func (s *Server) open(q *query, row view.CaseRow) openedCase {
-	c := openedCase{Case: row, Timeline: make([]entry, len(row.Parts))}
+func (s *Server) open(q *query, row view.CaseRow) (openedCase, error) {
+	entries, err := s.entries(q, &row.Case)
+	if err != nil {
+		return openedCase{}, err
+	}
+	c := openedCase{Case: row, Timeline: entries}
 	ctx, cancel := context.WithTimeout(q.ctx, readTimeout)
 	defer cancel()
-	for i, p := range row.Parts {
-		c.Timeline[i] = entry{Part: p, State: stateUnread}
-	}
 	s.readAll(ctx, q.tenant, c.Timeline[:min(len(c.Timeline), maxParts)])
 	for i := range c.Timeline[min(len(c.Timeline), maxParts):] {
 		c.Timeline[maxParts+i].Note = "only the first " + strconv.Itoa(maxParts) + " events of a case are read"
@@ -108,7 +111,34 @@ func (s *Server) open(q *query, row view.CaseRow) openedCase {
 			LatencyMs: r.LatencyMs, CostUSD: r.CostUSD, Usage: r.Usage, Error: r.Error, Malformed: r.Malformed,
 		}
 	}
-	return c
+	return c, nil
+}
+
+// entries are the parts of a case, and the scores and the feedback that the view
+// knows of its request, in order of time. Where both know an event, the view's
+// position is the newer.
+func (s *Server) entries(q *query, c *event.Case) ([]entry, error) {
+	rows, err := s.cfg.View.Recent(q.ctx, q.tenant, "", c.Request, 2*maxParts)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]entry, 0, len(c.Parts)+len(rows))
+	byID := map[string]int{}
+	for _, p := range c.Parts {
+		byID[p.ID] = len(out)
+		out = append(out, entry{Part: p, State: stateUnread})
+	}
+	for _, r := range rows {
+		if i, ok := byID[r.ID]; ok {
+			out[i].Position = &r.Position
+			continue
+		}
+		out = append(out, entry{Part: event.Part{ID: r.ID, Type: r.Type, Time: r.Time, Position: &r.Position}, State: stateUnread})
+	}
+	slices.SortStableFunc(out, func(a, b entry) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Type, b.Type), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
 }
 
 // readAll fills in entries, a few at a time.

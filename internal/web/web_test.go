@@ -247,8 +247,8 @@ func TestRoutes(t *testing.T) {
 func TestTimeline(t *testing.T) {
 	l := sample(t)
 	l.fail[event.Position{Topic: event.TopicRetrieval, Offset: 1}] = errors.New("disk on fire at /secret/path")
-	l.recs[2].Headers[1].Value = []byte("another") // the record of the answer is of another log now
 	_, h := server(t, l, nil)
+	l.recs[2].Headers[1].Value = []byte("another") // the record of the answer is of another log now
 	_, body := get(t, h, "/v1/cases/"+first)
 	var states []string
 	for i := range 4 {
@@ -344,6 +344,9 @@ func TestGateStatus(t *testing.T) {
 		d := view.DecisionRow{Decision: event.Decision{Action: action, State: state, Stage: stage, EvidenceSeq: seq}}
 		for _, a := range acks {
 			d.Acknowledgements = append(d.Acknowledgements, event.Acknowledgement{Outcome: a})
+			if a == "done" {
+				d.CarriedOut = &base
+			}
 		}
 		return []view.DecisionRow{d}
 	}

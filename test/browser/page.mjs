@@ -31,7 +31,11 @@ let current
 try {
   const { page, faults, close } = await open(browser, base)
   current = page
-  const picture = (name) => page.screenshot({ path: `${dir}/${name}.png`, fullPage: true })
+  const picture = async (name) => {
+    await page.evaluate(() => scrollTo(0, 0))
+    await page.waitForTimeout(150)
+    return page.screenshot({ path: `${dir}/${name}.png`, fullPage: true })
+  }
   const step = (text) => console.log(`- ${text}`)
 
   await page.goto(base)
@@ -84,13 +88,30 @@ try {
   const opened = await (await fetch(`${base}/v1${href}`)).json()
   assert.equal(question, opened.request.question || opened.request.name, 'the question is the headline')
   if (opened.request.answer) assert.equal((await page.locator('.answer').innerText()).trim(), opened.request.answer.trim(), 'the answer is on the page')
-  const document_ = page.locator('.document').first()
-  await document_.locator('summary').click()
-  assert.ok((await document_.locator('p').innerText()).length > 0, 'a retrieved document opens')
   assert.ok((await page.locator('.verdicts li').count()) > 0, 'the case shows its scores')
   step(`a case is open: ${types.length} entries`)
   await picture('case')
 
+  // The worst cases of a stale index may have retrieved nothing: take one that has.
+  const all = await (await fetch(`${base}/v1/cases?limit=100`)).json()
+  let full
+  for (const c of all.cases) {
+    const o = await (await fetch(`${base}/v1/cases/${c.request}`)).json()
+    if (o.timeline.some((t) => t.body?.documents?.length) && c.labels?.length) {
+      full = c
+      break
+    }
+  }
+  assert.ok(full, 'one of the newest cases has retrieved documents and feedback')
+  await page.goto(`${base}/cases/${full.request}`)
+  const document_ = page.locator('.document').first()
+  await document_.locator('summary').click()
+  assert.ok((await document_.locator('p').innerText()).length > 0, 'a retrieved document opens')
+  assert.ok((await timeline.evaluateAll((items) => items.map((i) => i.dataset.type))).includes('feedback.recorded'), 'the timeline has the feedback')
+  step('a retrieved document opens, the feedback is there')
+  await picture('case-with-documents')
+
+  await page.goBack()
   await page.goBack()
   await card.waitFor()
   step('back works')

@@ -16,7 +16,7 @@ export interface GuardRead extends Guard {
   segment: string; good: string; weight: number; critical?: boolean; n: [number, number]; missing: [number, number]; closed_log_e: number
 }
 export interface Point {
-  id: string; release: string; baseline: string; deployment?: string; seq: number; time: string; state: string; stage: string
+  id: string; release: string; baseline: string; deployment?: string; process: string; seq: number; time: string; state: string; stage: string
   propensity: number; entered: number; n: [number, number]; open: number; overall: { harm: number; promote: number }
   srm_log_e: number; thresholds: Record<string, number> | null; guards: Guard[]; watermark_lag_s: number
 }
@@ -26,7 +26,7 @@ export interface Decision {
   rule: string; reason: string; log_e: number; threshold?: number; alpha?: number; alpha_total: number; effect: number; cs: [number, number]
   confidence: number; top?: GuardRead[]; n: [number, number]; exposure: number; entered: number; stage: string; propensity: number
   reversible_until?: string; evidence: string; evidence_seq: number; evidence_hash: string; policy_hash: string; policy_name?: string
-  state_hash: string; guarantee: string; caveats?: string[]; dry_run?: boolean; acknowledgements?: Acknowledgement[]
+  state_hash: string; guarantee: string; caveats?: string[]; dry_run?: boolean; acknowledgements?: Acknowledgement[]; carried_out?: string
 }
 export interface Evidence extends Omit<Point, 'guards' | 'id'> {
   guards: GuardRead[]; others?: GuardRead[]; caveats?: string[]; reversible_until?: string; policy_name?: string; policy_hash: string

@@ -27,8 +27,15 @@ export const points = (v: number, digits = 1) => {
 
 export const fixed = (v: number, digits = 2) => v.toFixed(digits).replace('-', '−')
 
+/** The time between two RFC 3339 stamps in milliseconds, finer than a Date can tell. */
+export function between(from: string, to: string): number {
+  const fraction = (t: string) => Number(`0.${/\.(\d+)/.exec(t)?.[1] ?? '0'}`) * 1000
+  const whole = (t: string) => Math.floor(new Date(t).getTime() / 1000) * 1000
+  return whole(to) - whole(from) + (fraction(to) - fraction(from))
+}
+
 export function ms(v: number): string {
-  if (v < 0.95) return `${v.toFixed(2)} ms`
+  if (v < 0.95) return v >= 0.0005 ? `${Math.round(1000 * v)} µs` : '0'
   if (v < 1000) return `${Math.round(v)} ms`
   if (v < 60_000) return `${(v / 1000).toFixed(2)} s`
   return duration(v / 1000)
@@ -94,7 +101,7 @@ export function family(type: string): string {
   if (type.startsWith('gate')) return 'gate'
   if (type.startsWith('deployment') || type.startsWith('release')) return 'gate'
   if (type.startsWith('retrieval')) return 'retrieval'
-  if (type.startsWith('model') || type.startsWith('response')) return 'answer'
+  if (type.startsWith('model') || type.startsWith('response') || type.endsWith('.closed')) return 'answer'
   if (type.startsWith('guardrail') || type.startsWith('safety') || type.startsWith('event.quarantined')) return 'alarm'
   if (type.startsWith('action')) return 'action'
   return 'prompt'

@@ -45,8 +45,8 @@ func (f *fold) evidence(e *event.Event) error {
 	if err != nil {
 		return f.skip(e.Position.Topic)
 	}
-	if err := f.exec("INSERT OR REPLACE INTO evidence (tenant, id, release, deployment, policy, seq, time, doc) VALUES (?,?,?,?,?,?,?,?)",
-		e.Facts.Tenant, e.ID, ev.Release, ev.Deployment, ev.PolicyHash, ev.Seq, ev.Time.UnixNano(), string(doc)); err != nil {
+	if err := f.exec("INSERT OR REPLACE INTO evidence (tenant, id, release, process, seq, time, doc) VALUES (?,?,?,?,?,?,?)",
+		e.Facts.Tenant, e.ID, ev.Release, processOf(&ev), ev.Seq, ev.Time.UnixNano(), string(doc)); err != nil {
 		return err
 	}
 	c, p := f.change(e.Facts.Tenant), pointOf(e.ID, &ev)

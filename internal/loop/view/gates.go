@@ -17,6 +17,7 @@ type Point struct {
 	Release    string             `json:"release"`
 	Baseline   string             `json:"baseline"`
 	Deployment string             `json:"deployment,omitempty"`
+	Process    string             `json:"process"` // of one process, seq counts from 1 without gaps
 	Seq        int64              `json:"seq"`
 	Time       time.Time          `json:"time"`
 	State      string             `json:"state"`
@@ -45,7 +46,7 @@ type PointGuard struct {
 
 func pointOf(id string, e *event.Evidence) Point {
 	p := Point{
-		ID: id, Release: e.Release, Baseline: e.Baseline, Deployment: e.Deployment, Seq: e.Seq, Time: e.Time, State: e.State,
+		ID: id, Release: e.Release, Baseline: e.Baseline, Deployment: e.Deployment, Process: processOf(e), Seq: e.Seq, Time: e.Time, State: e.State,
 		Stage: e.Stage, Propensity: e.Propensity, Entered: e.Entered, N: e.N, Open: e.Open, Overall: e.Overall,
 		SRMLogE: e.SRMLogE, Thresholds: e.Thresholds, Guards: make([]PointGuard, 0, len(e.Guards)), LagS: e.LagS,
 	}
@@ -55,21 +56,20 @@ func pointOf(id string, e *event.Evidence) Point {
 	return p
 }
 
+// processOf names the run that a piece of evidence belongs to.
+func processOf(e *event.Evidence) string {
+	if e.Process != "" {
+		return e.Process
+	}
+	return e.Deployment + "/" + e.PolicyHash
+}
+
 // A DecisionRow is a decision and its event id.
 type DecisionRow struct {
 	ID string `json:"id"`
 	event.Decision
 	Acknowledgements []event.Acknowledgement `json:"acknowledgements,omitempty"`
-}
-
-// Done tells whether an actuator has read back that the decision is carried out.
-func (d *DecisionRow) Done() bool {
-	for _, a := range d.Acknowledgements {
-		if a.Outcome == "done" {
-			return true
-		}
-	}
-	return false
+	CarriedOut       *time.Time              `json:"carried_out,omitempty"` // when an actuator, or the ramp itself, said that it is done
 }
 
 // A Gate is what a release's gate has seen and decided.
@@ -127,19 +127,19 @@ func (v *View) Gates(ctx context.Context, tenant string, limit int) ([]Gate, err
 func (v *View) Series(ctx context.Context, tenant, release string, limit int) ([]Point, error) {
 	limit = min(max(limit, 2), 2000)
 	var (
-		deployment, policy string
-		first, last, n     int64
+		process        string
+		first, last, n int64
 	)
-	err := v.read.QueryRowContext(ctx, "SELECT deployment, policy FROM evidence WHERE tenant = ? AND release = ? ORDER BY time DESC, seq DESC LIMIT 1", tenant, release).
-		Scan(&deployment, &policy)
+	err := v.read.QueryRowContext(ctx, "SELECT process FROM evidence WHERE tenant = ? AND release = ? ORDER BY time DESC, seq DESC LIMIT 1", tenant, release).
+		Scan(&process)
 	if errors.Is(err, sql.ErrNoRows) {
 		return []Point{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read series: %w", err)
 	}
-	const run = " FROM evidence WHERE tenant = ? AND release = ? AND deployment = ? AND policy = ?"
-	args := []any{tenant, release, deployment, policy}
+	const run = " FROM evidence WHERE tenant = ? AND release = ? AND process = ?"
+	args := []any{tenant, release, process}
 	if err := v.read.QueryRowContext(ctx, "SELECT min(seq), max(seq), count(*)"+run, args...).Scan(&first, &last, &n); err != nil {
 		return nil, fmt.Errorf("read series: %w", err)
 	}
@@ -182,11 +182,39 @@ func (v *View) Decisions(ctx context.Context, tenant, release string, limit int)
 		return nil, fmt.Errorf("list decisions: %w", err)
 	}
 	for i := range out {
-		if out[i].Acknowledgements, err = v.acknowledgements(ctx, tenant, out[i].ID); err != nil {
+		if err := v.followUp(ctx, tenant, &out[i]); err != nil {
 			return nil, fmt.Errorf("list decisions: %w", err)
 		}
 	}
 	return out, nil
+}
+
+// followUp adds what became of a decision.
+func (v *View) followUp(ctx context.Context, tenant string, d *DecisionRow) (err error) {
+	if d.Acknowledgements, err = v.acknowledgements(ctx, tenant, d.ID); err != nil {
+		return err
+	}
+	var acked, rolledBack, at sql.NullInt64
+	if err := v.read.QueryRowContext(ctx, "SELECT min(time) FROM acknowledgements WHERE tenant = ? AND decision = ? AND json_extract(doc, '$.outcome') = 'done'",
+		tenant, d.ID).Scan(&acked); err != nil {
+		return err
+	}
+	if d.Action == event.ActRollback {
+		if err := v.read.QueryRowContext(ctx, "SELECT min(time) FROM deployments WHERE tenant = ? AND release = ? AND type = ? AND time >= ?",
+			tenant, d.Release, event.DeploymentRolledBack, d.Time.UnixNano()).Scan(&rolledBack); err != nil {
+			return err
+		}
+	}
+	for _, t := range []sql.NullInt64{acked, rolledBack} {
+		if t.Valid && (!at.Valid || t.Int64 < at.Int64) {
+			at = t
+		}
+	}
+	if at.Valid {
+		t := time.Unix(0, at.Int64).UTC()
+		d.CarriedOut = &t
+	}
+	return nil
 }
 
 func (v *View) decisionRows(ctx context.Context, query string, args ...any) ([]DecisionRow, error) {

@@ -219,14 +219,14 @@ func (v *View) releaseGate(ctx context.Context, tenant string, r *Release) error
 		return nil
 	}
 	d := &ds[0]
-	if d.Acknowledgements, err = v.acknowledgements(ctx, tenant, d.ID); err != nil {
+	if err := v.followUp(ctx, tenant, d); err != nil {
 		return err
 	}
 	r.Decision = d
 	if d.EvidenceSeq >= seq.Int64 {
 		r.State = d.State
 	}
-	if r.State == event.GateRollingBack && d.Done() {
+	if r.State == event.GateRollingBack && d.CarriedOut != nil {
 		r.State = event.GateRolledBack
 	}
 	return nil

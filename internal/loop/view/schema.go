@@ -12,7 +12,7 @@ import (
 
 // schemaVersion is the version of the tables and of the rules that fill them. A
 // file of another version is thrown away and built again.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // Times are nanoseconds since 1970 UTC. "goodness" is a score turned so that 1
 // is good; "_micro" are millionths, whole numbers, so that sums do not depend on
@@ -62,10 +62,10 @@ CREATE INDEX aliases_request ON aliases (tenant, request);
 CREATE INDEX aliases_age ON aliases (time);
 
 CREATE TABLE evidence (
-  tenant TEXT, id TEXT, release TEXT NOT NULL, deployment TEXT NOT NULL, policy TEXT NOT NULL,
+  tenant TEXT, id TEXT, release TEXT NOT NULL, process TEXT NOT NULL,
   seq INTEGER NOT NULL, time INTEGER NOT NULL, doc TEXT NOT NULL,
   PRIMARY KEY (tenant, id)) WITHOUT ROWID;
-CREATE INDEX evidence_series ON evidence (tenant, release, deployment, policy, seq);
+CREATE INDEX evidence_series ON evidence (tenant, release, process, seq);
 CREATE INDEX evidence_newest ON evidence (tenant, release, time, seq);
 
 CREATE TABLE decisions (

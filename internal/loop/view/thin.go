@@ -9,19 +9,19 @@ import (
 // then every second of those left, and so on. The newest point of a gate and the
 // points that decisions were taken on stay.
 func (v *View) thinEvidence(ctx context.Context, tx *sql.Tx, remove func(table, where string, args ...any) error) error {
-	rows, err := tx.QueryContext(ctx, `SELECT tenant, release, deployment, policy, max(seq) FROM evidence
-		GROUP BY tenant, release, deployment, policy HAVING count(*) > ?`, v.cfg.Keep.Evidence)
+	rows, err := tx.QueryContext(ctx, `SELECT tenant, release, process, max(seq) FROM evidence
+		GROUP BY tenant, release, process HAVING count(*) > ?`, v.cfg.Keep.Evidence)
 	if err != nil {
 		return err
 	}
 	type gate struct {
-		tenant, release, deployment, policy string
-		last                                int64
+		tenant, release, process string
+		last                     int64
 	}
 	var gates []gate
 	for rows.Next() {
 		var g gate
-		if err := rows.Scan(&g.tenant, &g.release, &g.deployment, &g.policy, &g.last); err != nil {
+		if err := rows.Scan(&g.tenant, &g.release, &g.process, &g.last); err != nil {
 			rows.Close()
 			return err
 		}
@@ -38,9 +38,9 @@ func (v *View) thinEvidence(ctx context.Context, tx *sql.Tx, remove func(table, 
 		for g.last/stride > int64(v.cfg.Keep.Evidence) {
 			stride *= 2
 		}
-		if err := remove("evidence", `tenant = ? AND release = ? AND deployment = ? AND policy = ? AND seq % ? != 0 AND seq != ?
+		if err := remove("evidence", `tenant = ? AND release = ? AND process = ? AND seq % ? != 0 AND seq != ?
 			AND id NOT IN (SELECT json_extract(doc, '$.evidence') FROM decisions d WHERE d.tenant = evidence.tenant AND d.release = evidence.release)`,
-			g.tenant, g.release, g.deployment, g.policy, stride, g.last); err != nil {
+			g.tenant, g.release, g.process, stride, g.last); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,6 @@
 import { useState } from 'react'
 import type { Doc, Entry, Message, OpenedCase } from '../api'
-import { duration, eventName, family, metricName, moment, ms, percent, points, shortID } from '../format'
+import { between, duration, eventName, family, metricName, moment, ms, percent, points, shortID } from '../format'
 import { useGet } from '../live'
 import { Link } from '../router'
 import { Arm, ReleaseLink } from '../parts/chips'
@@ -27,7 +27,7 @@ function Opened({ data }: { data: OpenedCase }) {
         <p className="crumb"><Link to="/cases">Cases</Link> / <code>{c.request}</code></p>
         <h1 className="question">{r?.question || r?.name || 'Request without captured content'}</h1>
         <p className="quiet">
-          {moment(c.start)} · {c.latency_ms ? ms(c.latency_ms) : duration((new Date(c.end).getTime() - new Date(c.start).getTime()) / 1000)}
+          {moment(c.start)} · {c.latency_ms ? ms(c.latency_ms) : duration(between(c.start, c.end) / 1000)}
           {c.release && <> · <Arm arm={c.arm} /> <ReleaseLink release={c.release} /></>}
           {c.session && <> · <Link to={`/cases?${new URLSearchParams({ session: c.session })}`}>session {shortID(c.session)}</Link></>}
           {c.usage && <> · {(c.usage.input_tokens ?? 0) + (c.usage.output_tokens ?? 0)} tokens</>}
@@ -79,22 +79,21 @@ function Verdicts({ data }: { data: OpenedCase }) {
 }
 
 function Timeline({ entries, start }: { entries: Entry[]; start: string }) {
-  const zero = new Date(start).getTime()
   const took = (e: Entry) => e.body?.latency_ms ?? 0
   // Scores and feedback come after the request: the bars show the request itself.
   const inside = entries.filter((e) => !['score', 'feedback'].includes(family(e.type)))
-  const end = Math.max(1, ...inside.map((e) => new Date(e.time).getTime() - zero))
+  const end = Math.max(0.001, ...inside.map((e) => between(start, e.time)))
   if (!entries.length) return <p className="quiet">No event of this request is known.</p>
   return (
     <ol className="timeline">
       {grouped(entries).map((group) => {
         const e = group[0]!
-        const at = new Date(e.time).getTime() - zero
+        const at = Math.max(0, between(start, e.time))
         const lasts = Math.min(took(e), at)
         const later = !inside.includes(e)
         return (
           <li key={e.id + e.type} className={`fam-${family(e.type)}`} data-type={e.type}>
-            <div className="gutter"><time dateTime={e.time}>{at === 0 ? 'start' : `+${ms(at)}`}</time></div>
+            <div className="gutter"><time dateTime={e.time}>{at < 0.0005 ? 'start' : `+${ms(at)}`}</time></div>
             <i className="dot" aria-hidden="true" />
             <div className="entry">
               <h3>
@@ -135,6 +134,7 @@ function Content({ e }: { e: Entry }) {
       {family(e.type) === 'feedback' && b && (
         <div className="said"><b>{b.label ?? b.value ?? b.kind}</b> <span className="quiet">{[b.kind, b.author_role?.replace('_', ' ')].filter(Boolean).join(', ')}</span>{b.comment && <p>{b.comment}</p>}{b.correction && <p>Better: {b.correction}</p>}</div>
       )}
+      {e.type === 'unit.assigned' && e.facts && <p><Arm arm={e.facts.arm} /> {e.facts.propensity && `drawn with probability ${e.facts.propensity}`} {e.facts.unit && <span className="quiet">for {e.facts.unit_kind || 'unit'} {shortID(e.facts.unit)}{e.facts.stage && `, stage ${e.facts.stage}`}</span>}</p>}
       {b?.tool && <p><code>{b.tool}</code> {b.tier} {b.decision}</p>}
       {b?.component && <p>{[b.component, b.category, b.rule, b.action].filter(Boolean).join(' · ')}</p>}
       <p className="tail quiet">

@@ -7,7 +7,7 @@ import { Checklist, missing } from '../parts/checklist'
 import { Arm, ReleaseLink, State } from '../parts/chips'
 import { DecisionCard } from '../parts/decision'
 import { Empty, Failure, Waiting } from '../parts/empty'
-import { Events } from '../parts/events'
+import { Events, useCalm } from '../parts/events'
 import { Comparison } from '../parts/gate'
 import { Spark } from '../parts/spark'
 
@@ -124,10 +124,11 @@ function Arriving() {
     const ids = new Set(live.map((e) => e.id))
     return [...live, ...(first.data?.events ?? []).filter((e) => !ids.has(e.id))]
   }, [live, first.data])
+  const calm = useCalm(events)
   return (
     <section className="panel arriving">
       <h2>Arriving <Link to="/stream" className="more">all</Link></h2>
-      {events.length ? <Events events={events} limit={14} /> : <p className="quiet">Nothing yet.</p>}
+      {events.length ? <Events events={calm.events} limit={14} fast={calm.fast} /> : <p className="quiet">Nothing yet.</p>}
     </section>
   )
 }

@@ -3,7 +3,7 @@ import type { EventRow } from '../api'
 import { eventName, family } from '../format'
 import { useGet, useLive } from '../live'
 import { Empty, Failure } from '../parts/empty'
-import { Events } from '../parts/events'
+import { Events, useCalm } from '../parts/events'
 
 const families = ['prompt', 'retrieval', 'answer', 'score', 'feedback', 'action', 'alarm', 'gate']
 
@@ -16,7 +16,8 @@ export function StreamPage() {
     const ids = new Set(live.map((e) => e.id))
     return [...live, ...(first.data?.events ?? []).filter((e) => !ids.has(e.id))].slice(0, 300)
   }, [live, first.data])
-  const shown = (held ?? all).filter((e) => !only || family(e.type) === only)
+  const calm = useCalm(all)
+  const shown = (held ?? calm.events).filter((e) => !only || family(e.type) === only)
   return (
     <>
       <div className="page-head">
@@ -30,7 +31,7 @@ export function StreamPage() {
         <button type="button" aria-pressed={!!held} onClick={() => hold(held ? undefined : all)}>{held ? 'go on' : 'pause'}</button>
       </div>
       {first.error && <Failure error={first.error} retry={first.reload} />}
-      {shown.length ? <Events events={shown} limit={200} /> : <Empty title={only ? `No ${eventName(only)} events yet` : 'Nothing has arrived yet'}><p>Events show here within a second of being appended.</p></Empty>}
+      {shown.length ? <Events events={shown} limit={200} fast={calm.fast} /> : <Empty title={only ? `No ${eventName(only)} events yet` : 'Nothing has arrived yet'}><p>Events show here within a second of being appended.</p></Empty>}
     </>
   )
 }

@@ -22,7 +22,8 @@ export function DecisionCard({ d, compact }: { d: Decision; compact?: boolean })
   const top = d.top?.[0]
   const until = d.reversible_until ? (new Date(d.reversible_until).getTime() - now) / 1000 : 0
   const ack = d.acknowledgements?.at(-1)
-  const scale = scaleOf((d.top ?? []).flatMap((t) => [t.cs[0], t.cs[1]]))
+  const blamed = (d.top ?? []).filter((t, i) => i === 0 || (t.effect < 0 && t.log_e_harm > 0))
+  const scale = scaleOf(blamed.flatMap((t) => [t.cs[0], t.cs[1]]))
   return (
     <article className={`decision ${tones[d.action] ?? 'idle'}`} aria-label={`Decision: ${d.action} of ${d.release}`} data-decision={d.action}>
       <header>
@@ -30,6 +31,7 @@ export function DecisionCard({ d, compact }: { d: Decision; compact?: boolean })
         <h2><ReleaseLink release={d.release} /></h2>
         <p className="when">
           <time dateTime={d.time}>{moment(d.time)}</time> against <ReleaseLink release={d.baseline} />
+          {!ack && d.carried_out && <> · carried out {moment(d.carried_out)}</>}
           {ack && <> · {ack.actuator} {ack.outcome === 'done' ? `confirmed${ack.share != null ? `: ${percent(ack.share, 0)} of traffic` : ''}` : `failed after ${ack.attempts} tries`}</>}
           {until > 0 && <> · reversible for {duration(until)}</>}
         </p>
@@ -41,11 +43,11 @@ export function DecisionCard({ d, compact }: { d: Decision; compact?: boolean })
         <div className="figure"><dt>Units compared</dt><dd>{count(d.n[1])} <i>vs</i> {count(d.n[0])}<small>candidate, baseline</small></dd></div>
         <div className="figure"><dt>False alarm rate</dt><dd>{d.alpha ? `≤ ${percent(d.alpha)}` : '–'}<small>{d.alpha_total ? `all rules together ${percent(d.alpha_total)}` : 'by this rule'}</small></dd></div>
       </dl>
-      {!compact && d.top && d.top.length > 1 && (
+      {!compact && blamed.length > 1 && (
         <table className="blame">
           <caption>Most to blame</caption>
           <tbody>
-            {d.top.slice(0, 4).map((t) => (
+            {blamed.slice(0, 4).map((t) => (
               <tr key={`${t.metric} ${t.segment}`}>
                 <th scope="row">{metricName(t.metric)}{t.segment !== 'all' && <small> {t.segment}</small>}</th>
                 <td className="num">{points(t.effect)}</td>

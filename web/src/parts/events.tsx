@@ -1,5 +1,7 @@
+import { useEffect, useRef, useState } from 'react'
 import type { EventRow } from '../api'
 import { clock, eventName, family, metricName, ms, percent, shortID } from '../format'
+import { useLive } from '../live'
 import { casePath, go, Link } from '../router'
 import { Arm } from './chips'
 
@@ -25,13 +27,31 @@ export function words(e: EventRow): string {
   return list.filter(Boolean).join(' · ')
 }
 
-export function Events({ events, limit }: { events: EventRow[]; limit: number }) {
+/** Holds a list still for a second when it moves too fast to be read. */
+export function useCalm(events: EventRow[]): { events: EventRow[]; fast: boolean } {
+  const fast = useLive((l) => l.rate > 12)
+  const newest = useRef(events)
+  newest.current = events
+  const [held, setHeld] = useState<EventRow[]>()
+  useEffect(() => {
+    if (!fast) {
+      setHeld(undefined)
+      return
+    }
+    setHeld(newest.current)
+    const t = setInterval(() => setHeld(newest.current), 1000)
+    return () => clearInterval(t)
+  }, [fast])
+  return { events: (fast && held) || events, fast }
+}
+
+export function Events({ events, limit, fast }: { events: EventRow[]; limit: number; fast?: boolean }) {
   return (
-    <ol className="events" aria-label="Newest events first">
+    <ol className={fast ? 'events fast' : 'events'} aria-label="Newest events first">
       {events.slice(0, limit).map((e) => (
         <li key={e.id + e.position.offset} className={`fam-${family(e.type)}${e.request ? ' opens' : ''}`}
           onClick={() => e.request && go(casePath(e.request))}>
-          <time dateTime={e.time}>{clock(e.time)}</time>
+          <time dateTime={e.appended} title={`happened ${e.time}`}>{clock(e.appended)}</time>
           <span className="what"><i aria-hidden="true" />{eventName(e.type)}</span>
           <span className="words">{words(e)}</span>
           <span className="who">

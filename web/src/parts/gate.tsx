@@ -16,9 +16,10 @@ export function useSeries(release: string): Point[] | undefined {
   return useMemo(() => {
     if (!data) return undefined
     const all = new Map(data.points.map((p) => [p.seq, p]))
-    const run = live.at(-1)?.deployment ?? data.points.at(-1)?.deployment
-    for (const p of live) all.set(p.seq, p)
-    return [...all.values()].filter((p) => p.deployment === run).sort((a, b) => a.seq - b.seq)
+    const run = live.at(-1)?.process ?? data.points.at(-1)?.process
+    if (data.points.at(-1)?.process !== run) all.clear()
+    for (const p of live) if (p.process === run) all.set(p.seq, p)
+    return [...all.values()].sort((a, b) => a.seq - b.seq)
   }, [data, live])
 }
 
@@ -110,7 +111,7 @@ function MeanPlot({ series, metric }: { series: Point[]; metric: string }) {
     <figure className="plot">
       <figcaption><b>Mean per arm</b><span><i className="key baseline">baseline</i> <i className="key candidate">candidate</i></span></figcaption>
       <Chart
-        data={data} height={190} range={[low, 1]} x={units} y={(v) => percent(v, 0)} xLabel="units"
+        data={data} height={190} range={[low, 1 + 0.06 * (1 - low)]} x={units} y={(v) => percent(v, Number.isInteger(Math.round(1000 * v) / 10) ? 0 : 1)} xLabel="units"
         series={[
           { label: 'baseline', color: '--baseline', width: 2, value: (v) => percent(v) },
           { label: 'candidate', color: '--candidate', width: 2, value: (v) => percent(v) },
