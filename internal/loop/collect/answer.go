@@ -81,7 +81,7 @@ func (c *Collector) handleJSON(w http.ResponseWriter, r *http.Request, read read
 		return p
 	}
 	g := c.guard()
-	if err := g.json(body, c.cfg.Limits.Depth, c.cfg.Limits.Values); err != nil {
+	if err := g.json(body, c.cfg.Limits.Depth, c.cfg.Limits.jsonValues()); err != nil {
 		return c.guardProblem(err)
 	}
 	if binary && !lines {

@@ -105,7 +105,7 @@ func (c *Collector) readFields(tenant string, f fields, shape func(e *event.Even
 	_, cloud := f["specversion"]
 	body := f
 	if cloud {
-		if body, err = cloudData(f); err != nil {
+		if body, err = c.cloudData(f); err != nil {
 			return e, "", err
 		}
 	} else if data, ok := f["data"]; ok {
@@ -147,9 +147,7 @@ func (c *Collector) readFields(tenant string, f fields, shape func(e *event.Even
 	}
 	friendly(e.Type, body)
 	if cloud {
-		for k, v := range f { // extensions that are not facts
-			addAttribute(tf.typ, body, k, v)
-		}
+		addAttributes(tf.typ, body, f) // extensions that are not facts
 	} else {
 		gatherAttributes(tf.typ, body)
 	}
@@ -175,7 +173,7 @@ func validate(t *contract.Type, body []byte) error {
 }
 
 // cloudData takes the body out of a structured CloudEvent.
-func cloudData(f fields) (fields, error) {
+func (c *Collector) cloudData(f fields) (fields, error) {
 	if v, _ := scalarText(f["specversion"]); v != "1.0" {
 		return nil, &itemProblem{code: "bad_specversion", message: `Only CloudEvents of specversion "1.0" are taken.`, pointer: "/specversion"}
 	}
@@ -191,6 +189,9 @@ func cloudData(f fields) (fields, error) {
 		}
 		if err != nil || !json.Valid(raw) {
 			return nil, &itemProblem{code: "bad_data", message: "data_base64 must be the base64 of JSON.", pointer: "/data_base64", keep: true}
+		}
+		if g := c.guard(); g.json(raw, c.cfg.Limits.Depth, c.cfg.Limits.jsonValues()) != nil {
+			return nil, &itemProblem{code: "bad_data", message: "data_base64 is nested too deeply, or holds too many values or too large numbers.", pointer: "/data_base64", keep: true}
 		}
 		data, ok = raw, true
 	}
@@ -454,23 +455,32 @@ func friendly(typ string, body fields) {
 }
 
 // gatherAttributes moves what the schema has no field for into the attributes,
-// where the type has them; elsewhere it stays as it is.
+// where the type has them; elsewhere it stays as it is. They are moved at once:
+// one after the other would decode and encode all of them again each time.
 func gatherAttributes(typ *contract.Type, body fields) {
 	if !typ.HasField("attributes") {
 		return
 	}
+	more := fields{}
 	for k, v := range body {
 		if !typ.HasField(k) {
+			more[k] = v
 			delete(body, k)
-			addAttribute(typ, body, k, v)
 		}
 	}
+	addAttributes(typ, body, more)
 }
 
-func addAttribute(typ *contract.Type, body fields, k string, v json.RawMessage) {
+// addAttributes adds attributes that are not there yet.
+func addAttributes(typ *contract.Type, body, more fields) {
+	if len(more) == 0 {
+		return
+	}
 	if !typ.HasField("attributes") {
-		if _, taken := body[k]; !taken {
-			body[k] = v
+		for k, v := range more {
+			if _, taken := body[k]; !taken {
+				body[k] = v
+			}
 		}
 		return
 	}
@@ -483,8 +493,10 @@ func addAttribute(typ *contract.Type, body fields, k string, v json.RawMessage) 
 	if attributes == nil {
 		attributes = fields{}
 	}
-	if _, taken := attributes[k]; !taken {
-		attributes[k] = v
+	for k, v := range more {
+		if _, taken := attributes[k]; !taken {
+			attributes[k] = v
+		}
 	}
 	body["attributes"], _ = encode(attributes)
 }

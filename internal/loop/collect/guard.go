@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/http"
@@ -14,6 +15,7 @@ var (
 	errMalformed = errors.New("not a valid message")
 	errTooDeep   = errors.New("nested too deeply")
 	errTooMany   = errors.New("too many values")
+	errBadNumber = errors.New("a number out of bounds")
 )
 
 // A shape is what the guard knows of a protobuf message: which fields are
@@ -125,9 +127,10 @@ func (g *guard) proto(b []byte, s *shape, depth int) error {
 	return nil
 }
 
-// json walks JSON text. It does not check the syntax; it bounds nesting and the
-// number of objects, which is what a decoder pays for.
-func (g *guard) json(b []byte, depth, objects int) error {
+// json walks JSON text. It does not check the syntax; it bounds nesting, the
+// number of values, which is what a decoder pays for, and the size of numbers,
+// which whoever calculates with them exactly pays for.
+func (g *guard) json(b []byte, depth, values int) error {
 	level, inString := 0, false
 	for i := 0; i < len(b); i++ {
 		c := b[i]
@@ -143,22 +146,54 @@ func (g *guard) json(b []byte, depth, objects int) error {
 		switch c {
 		case '"':
 			inString = true
-		case '{', '[':
-			level++
-			if level > depth {
-				return errTooDeep
+		case '{', '[', ',':
+			if values--; values < 0 {
+				return errTooMany
 			}
-			if c == '{' {
-				if objects--; objects < 0 {
-					return errTooMany
-				}
+			if c == ',' {
+				continue
+			}
+			if level++; level > depth {
+				return errTooDeep
 			}
 		case '}', ']':
 			level--
+		case '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+			n := numberLength(b[i:])
+			if !smallNumber(b[i : i+n]) {
+				return errBadNumber
+			}
+			i += n - 1
 		}
 	}
 	return nil
 }
+
+// maxNumber is more than any number needs that a float64 or an int64 can hold.
+const maxNumber = 128
+
+func numberLength(b []byte) int {
+	for i, c := range b {
+		if !(c >= '0' && c <= '9' || c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-') {
+			return i
+		}
+	}
+	return len(b)
+}
+
+// smallNumber accepts numbers of a bounded length with exponents of up to three
+// digits.
+func smallNumber(b []byte) bool {
+	if len(b) > maxNumber {
+		return false
+	}
+	e := bytes.IndexAny(b, "eE")
+	return e < 0 || len(bytes.TrimLeft(b[e+1:], "+-0")) <= 3
+}
+
+// jsonValues bounds the values of JSON text: an attribute of OTLP takes six
+// brackets and commas at most.
+func (l *Limits) jsonValues() int { return 6 * l.Values }
 
 // guardProblem words what the guard found.
 func (c *Collector) guardProblem(err error) *problem {
@@ -168,6 +203,8 @@ func (c *Collector) guardProblem(err error) *problem {
 	case errors.Is(err, errTooMany):
 		return problemf(http.StatusRequestEntityTooLarge, "too_many",
 			"The request holds more than %d items or %d values; send smaller batches.", c.cfg.Limits.Items, c.cfg.Limits.Values)
+	case errors.Is(err, errBadNumber):
+		return problemf(http.StatusBadRequest, "bad_number", "A number has more than %d characters or an exponent of more than three digits; send it as a string.", maxNumber)
 	}
 	return problemf(http.StatusBadRequest, "bad_protobuf", "The body is not a valid OTLP protobuf message of this endpoint; check the path and the encoding.")
 }

@@ -237,7 +237,7 @@ func (c *Collector) handleOTLP(w http.ResponseWriter, r *http.Request, s signal,
 	}
 	g := c.guard()
 	if isJSON {
-		err = g.json(body, 8*c.cfg.Limits.Depth, 3*c.cfg.Limits.Values)
+		err = g.json(body, 8*c.cfg.Limits.Depth, c.cfg.Limits.jsonValues())
 	} else {
 		err = g.proto(body, s.shape, 0)
 	}
