@@ -45,10 +45,26 @@ func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 		return
 	}
 	create := s.cfg.AutoCreate && (req.AllowAutoTopicCreation || r.Version < 4)
+	// A client that asks for thousands of unknown topics is not about to write to
+	// them: it gets to know which exist.
+	create = create && s.unknown(req.Topics) <= maxCreatedTopics
 	for _, t := range req.Topics {
 		resp.Topics = append(resp.Topics, s.metadataTopic(r, t, create))
 	}
 	respond(r, resp)
+}
+
+// unknown counts the topics that would be created.
+func (s *Server) unknown(want []kmsg.MetadataRequestTopic) (n int) {
+	for _, t := range want {
+		if t.Topic == nil {
+			continue
+		}
+		if _, ok := s.topics.Topic(*t.Topic); !ok {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Server) metadataTopic(r *wire.Request, want kmsg.MetadataRequestTopic, create bool) kmsg.MetadataResponseTopic {

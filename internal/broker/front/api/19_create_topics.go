@@ -20,8 +20,16 @@ func init() {
 	}})
 }
 
+// Bounds of what one request may create. Each topic is a transaction of the
+// catalog, and a request of a megabyte can name sixty thousand of them.
+const (
+	maxCreatedTopics     = 1000
+	maxCreatedPartitions = catalog.MaxPartitions
+)
+
 func (s *Server) createTopics(r *wire.Request, req *kmsg.CreateTopicsRequest) {
 	resp := kmsg.NewPtrCreateTopicsResponse()
+	tooMany := s.tooMany(req)
 	seen := map[string]int{}
 	for _, t := range req.Topics {
 		seen[t.Topic]++
@@ -30,7 +38,11 @@ func (s *Server) createTopics(r *wire.Request, req *kmsg.CreateTopicsRequest) {
 		rt := kmsg.NewCreateTopicsResponseTopic()
 		rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Topic, -1, -1
 		rt.Configs = []kmsg.CreateTopicsResponseTopicConfig{} // null would crash the Java client
-		created, err := s.newTopic(r, t, seen[t.Topic] > 1, req.ValidateOnly)
+		var created catalog.Topic
+		err := tooMany
+		if err == nil {
+			created, err = s.newTopic(r, t, seen[t.Topic] > 1, req.ValidateOnly)
+		}
 		if err != nil {
 			rt.ErrorCode, rt.ErrorMessage = s.code(r, err), ptr(err.Error())
 		} else {
@@ -44,6 +56,23 @@ func (s *Server) createTopics(r *wire.Request, req *kmsg.CreateTopicsRequest) {
 		resp.Topics = append(resp.Topics, rt)
 	}
 	respond(r, resp)
+}
+
+// tooMany is why none of the request's topics is created.
+func (s *Server) tooMany(req *kmsg.CreateTopicsRequest) error {
+	if len(req.Topics) > maxCreatedTopics {
+		return fmt.Errorf("%w: %d topics in one request, %d are allowed", errRequest, len(req.Topics), maxCreatedTopics)
+	}
+	partitions := int64(0)
+	for _, t := range req.Topics {
+		if n := int64(t.NumPartitions); n > 0 && n <= maxCreatedPartitions { // others are refused by themselves
+			partitions += n
+		}
+	}
+	if partitions > maxCreatedPartitions {
+		return fmt.Errorf("%w: %d partitions in one request, %d are allowed", errRequest, partitions, maxCreatedPartitions)
+	}
+	return nil
 }
 
 func (s *Server) newTopic(r *wire.Request, t kmsg.CreateTopicsRequestTopic, twice, validateOnly bool) (catalog.Topic, error) {
