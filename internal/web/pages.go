@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -100,13 +101,13 @@ func newPage(name string, b []byte) (*page, error) {
 
 // ServeHTTP sends a file, and the index for every address of the pages' own.
 func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f := p.files[r.URL.Path]
+	f, status := p.files[r.URL.Path], http.StatusOK
 	if f == nil {
 		if strings.Contains(path.Base(r.URL.Path), ".") && strings.HasPrefix(r.URL.Path, "/assets/") {
 			writeProblem(w, &problem{http.StatusNotFound, "no_file", "the pages have no such file"})
 			return
 		}
-		f = p.index
+		f, status = p.index, indexStatus(r.URL.Path)
 	}
 	h := w.Header()
 	h.Set("Content-Type", f.kind)
@@ -126,7 +127,21 @@ func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body = f.gz
 	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		w.Write(body)
 	}
+}
+
+// sections are the addresses that the pages know (web/src/app.tsx).
+var sections = []string{"", "cases", "releases", "stream"}
+
+// indexStatus is the status under which the index answers an address: the pages
+// say themselves that there is nothing, programs read it here.
+func indexStatus(path string) int {
+	section, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if slices.Contains(sections, section) {
+		return http.StatusOK
+	}
+	return http.StatusNotFound
 }

@@ -443,6 +443,17 @@ func TestPages(t *testing.T) {
 	}
 }
 
+func TestUnknownPageIsNotFound(t *testing.T) {
+	_, h := server(t, sample(t), nil)
+	for _, path := range []string{"/debug/pprof/", "/favicon.ico", "/casesx"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != 404 {
+			t.Errorf("GET %s: %d", path, w.Code)
+		}
+	}
+}
+
 func TestPanicIsOneRequests(t *testing.T) {
 	s, _ := server(t, sample(t), nil)
 	h := s.recovered(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("with content") }))

@@ -92,6 +92,10 @@ const eventNames: Record<string, string> = {
   'release.registered': 'release',
   'event.quarantined': 'quarantined',
 }
+/** Feedback in a word. */
+export const thumb = (l: { kind?: string; label?: string; value?: number }) =>
+  l.label || (l.value == null ? (l.kind ?? '') : l.kind === 'thumbs' ? (l.value < 0.5 ? 'down' : 'up') : percent(l.value, 0))
+
 export const eventName = (type: string) => eventNames[type] ?? type
 
 /** The family of an event type: it gives the dot its colour. */

@@ -19,8 +19,7 @@ var errLogReplaced = errors.New("the log was made anew")
 // A fold is one batch on its way into the tables.
 type fold struct {
 	ctx     context.Context
-	tx      *sql.Tx
-	stmts   map[string]*sql.Stmt
+	v       *View
 	skipped map[string]int
 
 	cases    map[caseKey]*caseChange // the last of each in the batch: the others are overwritten anyway
@@ -49,7 +48,7 @@ type caseChange struct {
 }
 
 // apply folds one batch and commits it with the positions after it.
-func (v *View) apply(ctx context.Context, recs []event.Record, next positions) (err error) {
+func (v *View) apply(ctx context.Context, recs []event.Record, next positions) error {
 	begin := time.Now()
 	for i := range recs {
 		r := &recs[i]
@@ -57,27 +56,21 @@ func (v *View) apply(ctx context.Context, recs []event.Record, next positions) (
 			return errLogReplaced
 		}
 	}
-	tx, err := v.write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin batch: %w", err)
-	}
-	defer tx.Rollback()
 	f := &fold{
-		ctx: ctx, tx: tx, stmts: map[string]*sql.Stmt{}, skipped: map[string]int{},
+		ctx: ctx, v: v, skipped: map[string]int{},
 		cases: map[caseKey]*caseChange{}, counters: map[counterKey]int64{}, seen: map[seenKey]seenCount{},
 		quality: map[qualityKey]qualitySum{}, changes: map[string]*Change{},
 	}
-	defer f.close()
-	for i := range recs {
-		if err := f.record(&recs[i]); err != nil {
-			return fmt.Errorf("fold %s/%d/%d: %w", recs[i].Topic, recs[i].Partition, recs[i].Offset, err)
+	err := v.transact(ctx, func() error {
+		for i := range recs {
+			if err := f.record(&recs[i]); err != nil {
+				return fmt.Errorf("fold %s/%d/%d: %w", recs[i].Topic, recs[i].Partition, recs[i].Offset, err)
+			}
 		}
-	}
-	if err := f.finish(next); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit batch: %w", err)
+		return f.finish(next)
+	})
+	if err != nil {
+		return fmt.Errorf("fold batch: %w", err)
 	}
 	// From here on the batch is part of the view: a crash does not fold it again.
 	v.next = next
@@ -94,26 +87,8 @@ func (v *View) apply(ctx context.Context, recs []event.Record, next positions) (
 	return v.pruneSometimes(ctx)
 }
 
-func (f *fold) close() {
-	for _, s := range f.stmts {
-		s.Close()
-	}
-}
-
-func (f *fold) stmt(query string) (*sql.Stmt, error) {
-	if s := f.stmts[query]; s != nil {
-		return s, nil
-	}
-	s, err := f.tx.PrepareContext(f.ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	f.stmts[query] = s
-	return s, nil
-}
-
 func (f *fold) exec(query string, args ...any) error {
-	s, err := f.stmt(query)
+	s, err := f.v.stmt(f.ctx, query)
 	if err != nil {
 		return err
 	}
@@ -123,7 +98,7 @@ func (f *fold) exec(query string, args ...any) error {
 
 // find reads one row and reports whether there is one.
 func (f *fold) find(query string, args []any, to ...any) (bool, error) {
-	s, err := f.stmt(query)
+	s, err := f.v.stmt(f.ctx, query)
 	if err != nil {
 		return false, err
 	}
@@ -259,14 +234,11 @@ func (f *fold) alias(e *event.Event) error {
 	if e.Body(&a) != nil || a.Alias == "" || a.Request == "" {
 		return f.skip(e.Position.Topic)
 	}
-	return f.bind(e.Facts.Tenant, a.Alias, a.Request, a.Kind, e.Time)
-}
-
-// bind notes that an id stands for a request. The kind that is later in the
-// alphabet and the later time stand, so that the order of arrival does not show.
-func (f *fold) bind(tenant, alias, request, kind string, at time.Time) error {
+	// The kind that is later in the alphabet and the later time stand, so that the
+	// order of arrival does not show.
 	return f.exec(`INSERT INTO aliases (tenant, alias, request, kind, time) VALUES (?,?,?,?,?)
-		ON CONFLICT DO UPDATE SET kind = max(kind, excluded.kind), time = max(time, excluded.time)`, tenant, alias, request, kind, at.UnixNano())
+		ON CONFLICT DO UPDATE SET kind = max(kind, excluded.kind), time = max(time, excluded.time)`,
+		e.Facts.Tenant, a.Alias, a.Request, a.Kind, e.Time.UnixNano())
 }
 
 func (f *fold) deployment(e *event.Event) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/looptape/looptape/internal/loop/event"
@@ -57,7 +58,10 @@ func (f *fold) noteCase(k caseKey, ch *caseChange) {
 // applyCase replaces a case and everything derived from it. All revisions of a
 // case lie in one partition, so the last one read is the newest.
 func (f *fold) applyCase(k caseKey, ch *caseChange) error {
-	var old string
+	var (
+		old    string
+		before *event.Case
+	)
 	found, err := f.find("SELECT doc FROM cases WHERE tenant = ? AND request = ?", []any{k.tenant, k.request}, &old)
 	if err != nil {
 		return err
@@ -68,9 +72,13 @@ func (f *fold) applyCase(k caseKey, ch *caseChange) error {
 			return fmt.Errorf("stored case: %w", err)
 		}
 		f.addQuality(k, c, -1)
-		if err := f.exec("DELETE FROM scores WHERE tenant = ? AND request = ?", k.tenant, k.request); err != nil {
-			return err
-		}
+		before = c
+	}
+	if err := f.applyScores(k, before, ch.c); err != nil {
+		return err
+	}
+	if err := f.applyAliases(k, before, ch.c); err != nil {
+		return err
 	}
 	if ch.c == nil {
 		return f.exec("DELETE FROM cases WHERE tenant = ? AND request = ?", k.tenant, k.request)
@@ -93,17 +101,59 @@ func (f *fold) applyCase(k caseKey, ch *caseChange) error {
 		feedback, "\x1f"+strings.Join(labels, "\x1f")+"\x1f", string(ch.doc)); err != nil {
 		return err
 	}
-	for metric, s := range liveScores(c) {
-		if err := f.exec("INSERT OR REPLACE INTO scores (tenant, request, metric, value, goodness, release, start) VALUES (?,?,?,?,?,?,?)",
-			k.tenant, k.request, metric, *s.Value, goodness(s), c.Release, c.Start.UnixNano()); err != nil {
+	return nil
+}
+
+// applyAliases writes the other names that the newest revision of a case tells.
+func (f *fold) applyAliases(k caseKey, before, now *event.Case) error {
+	var keep []string
+	if now != nil {
+		keep = now.Aliases
+	}
+	if before != nil {
+		for _, a := range before.Aliases {
+			if slices.Contains(keep, a) && before.Start.Equal(now.Start) {
+				continue
+			}
+			if err := f.exec("DELETE FROM case_aliases WHERE tenant = ? AND alias = ? AND request = ?", k.tenant, a, k.request); err != nil {
+				return err
+			}
+		}
+	}
+	for _, a := range keep {
+		if before != nil && slices.Contains(before.Aliases, a) && before.Start.Equal(now.Start) {
+			continue
+		}
+		if err := f.exec("INSERT OR REPLACE INTO case_aliases (tenant, alias, request, start) VALUES (?,?,?,?)", k.tenant, a, k.request, now.Start.UnixNano()); err != nil {
 			return err
 		}
 	}
-	for _, a := range c.Aliases {
-		if a != k.request {
-			if err := f.bind(k.tenant, a, k.request, "", c.Start); err != nil {
+	return nil
+}
+
+// applyScores writes the scores of a case that differ from those before.
+func (f *fold) applyScores(k caseKey, before, now *event.Case) error {
+	var old, live map[string]*event.CaseScore
+	if before != nil {
+		old = liveScores(before)
+	}
+	if now != nil {
+		live = liveScores(now)
+	}
+	for metric := range old {
+		if live[metric] == nil {
+			if err := f.exec("DELETE FROM scores WHERE tenant = ? AND request = ? AND metric = ?", k.tenant, k.request, metric); err != nil {
 				return err
 			}
+		}
+	}
+	for metric, s := range live {
+		if o := old[metric]; o != nil && *o.Value == *s.Value && o.Good == s.Good && before.Release == now.Release && before.Start.Equal(now.Start) {
+			continue
+		}
+		if err := f.exec("INSERT OR REPLACE INTO scores (tenant, request, metric, value, goodness, release, start) VALUES (?,?,?,?,?,?,?)",
+			k.tenant, k.request, metric, *s.Value, goodness(s), now.Release, now.Start.UnixNano()); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -75,8 +75,9 @@ func (v *View) caseByRequest(ctx context.Context, tenant, request string) (CaseR
 }
 
 func (v *View) caseByAlias(ctx context.Context, tenant, alias string) (CaseRow, error) {
-	rows, err := v.read.QueryContext(ctx, `SELECT `+caseColumns+` FROM aliases a JOIN cases c ON c.tenant = a.tenant AND c.request = a.request
-		WHERE a.tenant = ? AND a.alias = ? ORDER BY c.start DESC, c.request LIMIT ?`, tenant, alias, maxAliased)
+	rows, err := v.read.QueryContext(ctx, `SELECT `+caseColumns+` FROM cases c WHERE c.tenant = ? AND c.request IN
+		(SELECT request FROM aliases WHERE tenant = ? AND alias = ? UNION SELECT request FROM case_aliases WHERE tenant = ? AND alias = ?)
+		ORDER BY c.start DESC, c.request LIMIT ?`, tenant, tenant, alias, tenant, alias, maxAliased)
 	if err != nil {
 		return CaseRow{}, fmt.Errorf("read alias: %w", err)
 	}

@@ -22,6 +22,7 @@ var base = time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)
 type tape struct {
 	parts map[string]map[int32][]event.Record
 	pick  *rand.Rand // interleaves partitions; nil: topic by topic
+	most  int        // records in one transaction; 0: the view's own
 }
 
 func newTape() *tape { return &tape{parts: map[string]map[int32][]event.Record{}} }
@@ -105,6 +106,9 @@ func openView(t testing.TB, path string, src Source, keep Retention) *View {
 func fill(t testing.TB, l *tape) *View {
 	t.Helper()
 	v := openView(t, filepath.Join(t.TempDir(), "view.db"), l, Retention{})
+	if l.most > 0 {
+		v.most = l.most
+	}
 	if err := v.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ func TestCaseByAnyName(t *testing.T) {
 	id := fmt.Sprintf("%032x", 7)
 	abc := l.request(t, 0xabc, "r1", "baseline", 1)
 	v := fill(t, l)
-	for name, want := range map[string]string{id: id, "resp-7": id, "ref-0007": id, "00000000000000000000000000000ABC": abc} {
+	for name, want := range map[string]string{id: id, "resp-7": id, "ref-0005": fmt.Sprintf("%032x", 5), "00000000000000000000000000000ABC": abc} {
 		got, err := v.Case(t.Context(), "default", name)
 		if err != nil || got.Request != want {
 			t.Errorf("Case(%q) = %q, %v; want %q", name, got.Request, err, want)

@@ -50,14 +50,13 @@ func (v *View) pruneSometimes(ctx context.Context) error {
 
 // prune removes what is beyond the bounds, in one transaction.
 func (v *View) prune(ctx context.Context, now time.Time) error {
-	tx, err := v.write.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
+	return v.transact(ctx, func() error { return v.pruneTables(ctx, now) })
+}
+
+func (v *View) pruneTables(ctx context.Context, now time.Time) error {
 	lostCases := false
 	remove := func(table, where string, args ...any) error {
-		res, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+where, args...)
+		res, err := v.conn.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+where, args...)
 		if err != nil {
 			return fmt.Errorf("table %s: %w", table, err)
 		}
@@ -93,12 +92,11 @@ func (v *View) prune(ctx context.Context, now time.Time) error {
 		}
 	}
 	if lostCases {
-		if err := remove("scores", "start < (SELECT coalesce(min(start), 0) FROM cases)"); err != nil {
-			return err
+		for _, table := range []string{"scores", "case_aliases"} {
+			if err := remove(table, "start < (SELECT coalesce(min(start), 0) FROM cases)"); err != nil {
+				return err
+			}
 		}
 	}
-	if err := v.thinEvidence(ctx, tx, remove); err != nil {
-		return err
-	}
-	return tx.Commit()
+	return v.thinEvidence(ctx, remove)
 }

@@ -12,7 +12,7 @@ import (
 
 // schemaVersion is the version of the tables and of the rules that fill them. A
 // file of another version is thrown away and built again.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // Times are nanoseconds since 1970 UTC. "goodness" is a score turned so that 1
 // is good; "_micro" are millionths, whole numbers, so that sums do not depend on
@@ -58,8 +58,11 @@ CREATE INDEX scores_worst ON scores (tenant, metric, release, goodness, start DE
 CREATE TABLE aliases (
   tenant TEXT, alias TEXT, request TEXT, kind TEXT NOT NULL, time INTEGER NOT NULL,
   PRIMARY KEY (tenant, alias, request)) WITHOUT ROWID;
-CREATE INDEX aliases_request ON aliases (tenant, request);
 CREATE INDEX aliases_age ON aliases (time);
+
+CREATE TABLE case_aliases (
+  tenant TEXT, alias TEXT, request TEXT, start INTEGER NOT NULL,
+  PRIMARY KEY (tenant, alias, request)) WITHOUT ROWID;
 
 CREATE TABLE evidence (
   tenant TEXT, id TEXT, release TEXT NOT NULL, process TEXT NOT NULL,
@@ -108,7 +111,7 @@ CREATE INDEX quality_age ON quality (minute);
 
 // tables are what clear empties, which is everything.
 var tables = []string{
-	"offsets", "events", "cases", "scores", "aliases", "evidence", "decisions", "acknowledgements",
+	"offsets", "events", "cases", "scores", "aliases", "case_aliases", "evidence", "decisions", "acknowledgements",
 	"deployments", "quarantine", "counters", "seen", "quality",
 }
 
@@ -178,17 +181,15 @@ func loadPositions(ctx context.Context, db *sql.DB) (positions, error) {
 
 // clear empties every table, positions included.
 func (v *View) clear(ctx context.Context) error {
-	tx, err := v.write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("clear tables: %w", err)
-	}
-	defer tx.Rollback()
-	for _, t := range tables {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM "+t); err != nil {
-			return fmt.Errorf("clear table %s: %w", t, err)
+	err := v.transact(ctx, func() error {
+		for _, t := range tables {
+			if _, err := v.conn.ExecContext(ctx, "DELETE FROM "+t); err != nil {
+				return fmt.Errorf("table %s: %w", t, err)
+			}
 		}
-	}
-	if err := tx.Commit(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("clear tables: %w", err)
 	}
 	v.next = positions{}

@@ -160,7 +160,7 @@ func summarize(e *event.Event) (EventRow, summary) {
 	t := row.Summary
 	latency := func() {
 		if b.LatencyMs > 0 {
-			t["latency_ms"] = strconv.FormatFloat(b.LatencyMs, 'f', 1, 64)
+			t["latency_ms"] = strconv.FormatFloat(b.LatencyMs, 'g', 4, 64)
 		}
 		if b.Error != nil {
 			t.text("error", b.Error.Type)

@@ -1,15 +1,12 @@
 package view
 
-import (
-	"context"
-	"database/sql"
-)
+import "context"
 
 // thinEvidence keeps the series of a long gate bounded: every second point goes,
 // then every second of those left, and so on. The newest point of a gate and the
 // points that decisions were taken on stay.
-func (v *View) thinEvidence(ctx context.Context, tx *sql.Tx, remove func(table, where string, args ...any) error) error {
-	rows, err := tx.QueryContext(ctx, `SELECT tenant, release, process, max(seq) FROM evidence
+func (v *View) thinEvidence(ctx context.Context, remove func(table, where string, args ...any) error) error {
+	rows, err := v.conn.QueryContext(ctx, `SELECT tenant, release, process, max(seq) FROM evidence
 		GROUP BY tenant, release, process HAVING count(*) > ?`, v.cfg.Keep.Evidence)
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@
 // read from the tape when somebody asks for it. Every batch of records and the
 // next offsets after it commit in one transaction:
 //
-//	stream.Tail -> batch -> BEGIN; fold; offsets; COMMIT -> Changes to subscribers
+//	stream.Tail -> gather 100 ms -> BEGIN; fold; offsets; COMMIT -> Changes to subscribers
 //
 // so after a crash the fold goes on exactly where the tables stand. Rows are
 // upserted by event id under rules that do not depend on the order between
@@ -41,7 +41,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	_ "modernc.org/sqlite" // the database driver
 
-	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/loop/event"
 	"github.com/looptape/looptape/internal/loop/stream"
 )
@@ -82,13 +81,16 @@ func Topics() []string {
 type View struct {
 	cfg      Config
 	log      *slog.Logger
-	write    *sql.DB // one connection, used by Run only
+	write    *sql.DB
+	conn     *sql.Conn            // the only connection of write; used by Run only
+	stmts    map[string]*sql.Stmt // prepared on conn
 	read     *sql.DB
 	next     positions // what is committed; owned by Run
 	hub      hub
 	metrics  *metrics
 	caughtUp atomic.Bool
 	pruned   time.Time // last time; owned by Run
+	most     int       // records in one transaction before no more are waited for
 }
 
 // positions are next offsets by topic and partition.
@@ -113,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*View, error) {
 		cfg.Now = time.Now
 	}
 	cfg.Keep = cfg.Keep.withDefaults()
-	v := &View{cfg: cfg, log: cfg.Logger}
+	v := &View{cfg: cfg, log: cfg.Logger, most: gatherRecords}
 	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o750); err != nil {
 		return nil, fmt.Errorf("open view: %w", err)
 	}
@@ -170,6 +172,10 @@ func (v *View) connect(ctx context.Context) (err error) {
 	}
 	v.read.SetMaxOpenConns(4)
 	v.read.SetMaxIdleConns(4)
+	if v.conn, err = v.write.Conn(ctx); err != nil {
+		return errors.Join(err, v.read.Close())
+	}
+	v.stmts = map[string]*sql.Stmt{}
 	return nil
 }
 
@@ -191,7 +197,13 @@ func removeFiles(path string) error {
 }
 
 // Close closes the database. Run must have ended.
-func (v *View) Close() error { return errors.Join(v.read.Close(), v.write.Close()) }
+func (v *View) Close() error {
+	errs := []error{v.read.Close()}
+	for _, s := range v.stmts {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, v.conn.Close(), v.write.Close())...)
+}
 
 // CaughtUp tells whether the view has folded everything that was in the log when
 // Run started.
@@ -213,18 +225,6 @@ func (v *View) Run(ctx context.Context) error {
 		}
 		v.hub.publish(Change{Resync: true})
 	}
-}
-
-func (v *View) follow(ctx context.Context) error {
-	g := run.New(ctx)
-	g.Go("view", func(ctx context.Context) error {
-		return v.cfg.Source.Tail(ctx, stream.TailConfig{
-			Name: v.cfg.Name, Topics: v.cfg.Topics, From: clonePositions(v.next),
-			Batch:    v.apply,
-			CaughtUp: func() { v.caughtUp.Store(true) },
-		})
-	})
-	return g.Wait()
 }
 
 func clonePositions(p positions) positions {

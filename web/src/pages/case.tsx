@@ -1,6 +1,6 @@
 import { useState } from 'react'
 import type { Doc, Entry, Message, OpenedCase } from '../api'
-import { between, duration, eventName, family, metricName, moment, ms, percent, points, shortID } from '../format'
+import { between, duration, eventName, thumb, family, metricName, moment, ms, percent, points, shortID } from '../format'
 import { useGet } from '../live'
 import { Link } from '../router'
 import { Arm, ReleaseLink } from '../parts/chips'
@@ -44,7 +44,7 @@ function Opened({ data }: { data: OpenedCase }) {
         <dl className="facts">
           <dt>Revision</dt><dd>{c.revision}, at <code>{c.position.topic}/{c.position.partition}/{c.position.offset}</code></dd>
           {c.aliases?.length ? <><dt>Also known as</dt><dd>{c.aliases.map((a) => <code key={a}>{a}</code>)}</dd></> : null}
-          {c.unit && <><dt>Unit</dt><dd>{c.unit}{c.propensity != null && `, drawn with probability ${c.propensity}`}</dd></>}
+          {c.unit && <><dt>Unit</dt><dd>{c.unit}{c.propensity != null && `, with a candidate's share of ${percent(c.propensity, 0)}`}</dd></>}
           {c.environment && <><dt>Environment</dt><dd>{c.environment}</dd></>}
           {c.others?.length ? <><dt>The id also stands for</dt><dd>{c.others.map((o) => <Link key={o} className="id" to={`/cases/${encodeURIComponent(o)}`}>{shortID(o)}</Link>)}</dd></> : null}
         </dl>
@@ -71,7 +71,7 @@ function Verdicts({ data }: { data: OpenedCase }) {
       })}
       {labels.map((l) => (
         <li key={l.id} className={l.value == null ? 'idle' : l.value < 0.5 ? 'no' : 'ok'}>
-          <span>{l.kind} by {l.author_role?.replace('_', ' ') || 'someone'}</span><b>{l.label || l.value}</b>
+          <span>{l.kind} by {l.author_role?.replace('_', ' ') || 'someone'}</span><b>{thumb(l)}</b>
         </li>
       ))}
     </ul>
@@ -93,7 +93,7 @@ function Timeline({ entries, start }: { entries: Entry[]; start: string }) {
         const later = !inside.includes(e)
         return (
           <li key={e.id + e.type} className={`fam-${family(e.type)}`} data-type={e.type}>
-            <div className="gutter"><time dateTime={e.time}>{at < 0.0005 ? 'start' : `+${ms(at)}`}</time></div>
+            <div className="gutter"><time dateTime={e.time}>{family(e.type) === 'score' ? '' : at < 0.0005 ? 'start' : `+${ms(at)}`}</time></div>
             <i className="dot" aria-hidden="true" />
             <div className="entry">
               <h3>
@@ -110,10 +110,11 @@ function Timeline({ entries, start }: { entries: Entry[]; start: string }) {
   )
 }
 
-/** Scores that follow each other are one entry. */
+/** The request itself, then its scores as one entry, then the feedback. */
 function grouped(entries: Entry[]): Entry[][] {
   const out: Entry[][] = []
-  for (const e of entries) {
+  const after = (e: Entry) => ['score', 'feedback'].indexOf(family(e.type))
+  for (const e of [...entries].sort((a, b) => after(a) - after(b))) {
     const last = out.at(-1)
     if (last && family(e.type) === 'score' && family(last[0]!.type) === 'score') last.push(e)
     else out.push([e])
@@ -132,9 +133,9 @@ function Content({ e }: { e: Entry }) {
       {b?.documents?.map((d, i) => <Document key={`${d.id}${i}`} d={d} at={e.time} />)}
       {b?.messages?.map((m, i) => <Turn key={i} m={m} />)}
       {family(e.type) === 'feedback' && b && (
-        <div className="said"><b>{b.label ?? b.value ?? b.kind}</b> <span className="quiet">{[b.kind, b.author_role?.replace('_', ' ')].filter(Boolean).join(', ')}</span>{b.comment && <p>{b.comment}</p>}{b.correction && <p>Better: {b.correction}</p>}</div>
+        <div className="said"><b>{thumb(b)}</b> <span className="quiet">{[b.kind, b.author_role?.replace('_', ' ')].filter(Boolean).join(', ')}</span>{b.comment && <p>{b.comment}</p>}{b.correction && <p>Better: {b.correction}</p>}</div>
       )}
-      {e.type === 'unit.assigned' && e.facts && <p><Arm arm={e.facts.arm} /> {e.facts.propensity && `drawn with probability ${e.facts.propensity}`} {e.facts.unit && <span className="quiet">for {e.facts.unit_kind || 'unit'} {shortID(e.facts.unit)}{e.facts.stage && `, stage ${e.facts.stage}`}</span>}</p>}
+      {e.type === 'unit.assigned' && e.facts && <p><Arm arm={e.facts.arm} /> {e.facts.propensity && `drawn with a candidate's share of ${percent(Number(e.facts.propensity), 0)}`} {e.facts.unit && <span className="quiet">for {e.facts.unit_kind || 'unit'} {shortID(e.facts.unit)}{e.facts.stage && `, stage ${e.facts.stage}`}</span>}</p>}
       {b?.tool && <p><code>{b.tool}</code> {b.tier} {b.decision}</p>}
       {b?.component && <p>{[b.component, b.category, b.rule, b.action].filter(Boolean).join(' · ')}</p>}
       <p className="tail quiet">

@@ -1,6 +1,6 @@
 import { useState, type FormEvent } from 'react'
 import type { Case, Release } from '../api'
-import { metricName, moment, ms, percent, shortID } from '../format'
+import { thumb, metricName, moment, ms, percent, shortID } from '../format'
 import { useGet } from '../live'
 import { casePath, go, Link, useQuery } from '../router'
 import { Arm } from '../parts/chips'
@@ -82,7 +82,7 @@ function Checks({ c, metric }: { c: Case; metric: string }) {
         {scored.map((x) => <i key={x.id} className={good(x) >= 0.5 ? 'ok' : 'no'} title={`${metricName(x.metric)} ${percent(good(x), 0)}`} />)}
       </span>
       {c.failed && <span className="bad-text">failed</span>}
-      {c.labels?.map((l) => <span key={l.id} className={l.value != null && l.value < 0.5 ? 'bad-text' : 'good-text'}>{l.label || l.kind}</span>)}
+      {c.labels?.map((l) => <span key={l.id} className={l.value != null && l.value < 0.5 ? 'bad-text' : 'good-text'}>{thumb(l)}</span>)}
     </span>
   )
 }

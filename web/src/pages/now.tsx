@@ -1,7 +1,7 @@
-import { useMemo } from 'react'
+import { useEffect, useMemo } from 'react'
 import type { EventRow, GateStatus, Overview, Release } from '../api'
 import { count, metricName, percent } from '../format'
-import { useGet, useLive, useNow } from '../live'
+import { useGet, useLive, useNow, type Loaded } from '../live'
 import { Link, releasePath } from '../router'
 import { Checklist, missing } from '../parts/checklist'
 import { Arm, ReleaseLink, State } from '../parts/chips'
@@ -16,7 +16,7 @@ export function NowPage() {
   const o = overview.data
   if (!o) return overview.error ? <Failure error={overview.error} retry={overview.reload} /> : <Waiting what="the log" />
   if (o.counts.total === 0 && o.counts.cases === 0) return <First o={o} />
-  return <Running o={o} />
+  return <Running o={o} overview={overview} />
 }
 
 /** Nothing has come yet: what to do. */
@@ -32,7 +32,7 @@ function First({ o }: { o: Overview }) {
   )
 }
 
-function Running({ o }: { o: Overview }) {
+function Running({ o, overview }: { o: Overview; overview: Loaded<Overview> }) {
   const fresh = useLive((l) => l.decisions)
   const decisions = useMemo(() => {
     const known = new Map(o.decisions.map((d) => [d.id, d]))
@@ -44,6 +44,21 @@ function Running({ o }: { o: Overview }) {
   const gate = useGet<GateStatus>(focus ? `/v1/gates/${encodeURIComponent(focus)}` : null, 4000)
   const decision = decisions.find((d) => d.release === focus)
   const gaps = missing(o)
+  const { reload } = gate
+  const again = overview.reload
+  const newest = fresh[0]?.id
+  useEffect(() => {
+    // A decision changes what everything else says: read it at once, and once
+    // more when the answers kept for a moment are over.
+    if (!newest) return
+    reload()
+    again()
+    const t = setTimeout(() => {
+      reload()
+      again()
+    }, 1500)
+    return () => clearTimeout(t)
+  }, [newest, reload, again])
   return (
     <div className="now">
       <Glance o={o} gate={gate.data} />
@@ -52,7 +67,7 @@ function Running({ o }: { o: Overview }) {
           {decision && <DecisionCard d={decision} />}
           {focus && <Comparison release={focus} evidence={gate.data?.evidence} lead={decision?.top?.[0]?.metric} />}
           {gate.data?.evidence?.caveats?.map((c) => <p key={c} className="caveat">{c}</p>)}
-          {(!focus || gaps.length > 0) && (
+          {gaps.length > 0 && (
             <section className="panel">
               <h2>{focus ? 'To get more out of it' : 'To compare releases'}</h2>
               <Checklist o={o} />
@@ -90,7 +105,7 @@ function Glance({ o, gate }: { o: Overview; gate?: GateStatus }) {
 }
 
 function headline(gate: GateStatus | undefined, o: Overview) {
-  if (!gate) return o.releases.length > 0 ? 'Events are arriving. No release is being compared.' : 'Events are arriving.'
+  if (!gate) return o.releases.length > 0 ? 'Events are arriving. No release is being compared yet.' : 'Events are arriving.'
   const name = <Link to={releasePath(gate.release)}>{gate.release}</Link>
   switch (gate.state) {
     case 'rolled_back': return <>{name} was rolled back</>
@@ -107,7 +122,7 @@ function headline(gate: GateStatus | undefined, o: Overview) {
 function subline(gate: GateStatus | undefined, o: Overview) {
   if (!gate) {
     const gaps = missing(o)
-    return gaps.length ? `Missing for a comparison: ${gaps.map((g) => g.title.toLowerCase()).join(', ')}.` : 'Start a deployment to compare a release with its baseline.'
+    return gaps.length ? `Missing for a comparison: ${gaps.map((g) => g.title.toLowerCase()).join(', ')}.` : 'A deployment has started. The comparison shows here when its first units have entered.'
   }
   const e = gate.evidence
   if (!e) return gate.message

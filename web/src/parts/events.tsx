@@ -1,9 +1,11 @@
 import { useEffect, useRef, useState } from 'react'
 import type { EventRow } from '../api'
-import { clock, eventName, family, metricName, ms, percent, shortID } from '../format'
+import { thumb, clock, eventName, family, metricName, ms, percent, shortID } from '../format'
 import { useLive } from '../live'
 import { casePath, go, Link } from '../router'
 import { Arm } from './chips'
+
+const time = (v?: string) => v && Number(v) >= 0.0005 && ms(Number(v))
 
 /** What an event says in a few words. */
 export function words(e: EventRow): string {
@@ -16,9 +18,9 @@ export function words(e: EventRow): string {
         list.push(metricName(s.metric), s.value !== undefined && percent(s.good === 'low' ? 1 - v : v, 0), s.reason)
       }
       break
-    case 'feedback': list.push(s.kind, s.label ?? s.value, s.author_role?.replace('_', ' ')); break
-    case 'retrieval': list.push(s.source, s.documents && `${s.documents} documents`, s.latency_ms && ms(Number(s.latency_ms)), s.error); break
-    case 'answer': list.push(s.model, s.latency_ms && ms(Number(s.latency_ms)), s.tokens && `${s.tokens} tokens`, s.error); break
+    case 'feedback': list.push(s.kind, s.label ?? (s.value !== undefined ? thumb({ kind: s.kind, value: Number(s.value) }) : ''), s.author_role?.replace('_', ' ')); break
+    case 'retrieval': list.push(s.source, s.documents && `${s.documents} documents`, time(s.latency_ms), s.error); break
+    case 'answer': list.push(s.model, time(s.latency_ms), s.tokens && `${s.tokens} tokens`, s.error); break
     case 'gate': list.push(e.release, s.action ?? s.state?.replace('_', ' '), s.units && `${s.units} units`, s.outcome?.replace('_', ' '), s.propensity && percent(Number(s.propensity), 0)); break
     case 'action': list.push(s.tool, s.tier, s.decision); break
     case 'alarm': list.push(s.component, s.category ?? s.reason?.replaceAll('_', ' '), s.enforced); break
