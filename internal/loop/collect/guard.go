@@ -63,6 +63,8 @@ var traceShape, logShape = func() (*shape, *shape) {
 
 type guard struct {
 	depth, items, values int // what is left
+
+	trailing bool // something follows the first JSON value
 }
 
 func (c *Collector) guard() guard {
@@ -131,9 +133,12 @@ func (g *guard) proto(b []byte, s *shape, depth int) error {
 // number of values, which is what a decoder pays for, and the size of numbers,
 // which whoever calculates with them exactly pays for.
 func (g *guard) json(b []byte, depth, values int) error {
-	level, inString := 0, false
+	level, inString, ended := 0, false, false
 	for i := 0; i < len(b); i++ {
 		c := b[i]
+		if ended && c > ' ' {
+			g.trailing = true
+		}
 		if inString {
 			switch c {
 			case '\\':
@@ -158,6 +163,7 @@ func (g *guard) json(b []byte, depth, values int) error {
 			}
 		case '}', ']':
 			level--
+			ended = ended || level <= 0
 		case '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
 			n := numberLength(b[i:])
 			if !smallNumber(b[i : i+n]) {

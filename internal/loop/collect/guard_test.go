@@ -34,6 +34,21 @@ func TestGuardJSON(t *testing.T) {
 	}
 }
 
+// An export after the first in one body must not vanish.
+func TestTwoExportsInOneBody(t *testing.T) {
+	h := newHarness(t)
+	body := spanJSON(true, nil, map[string]any{"a": "b"}, "")
+	for _, more := range []string{body, "{", "1", " \n x"} {
+		if w := h.post("/v1/traces", typeJSON, []byte(body+more)); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "bad_json") {
+			t.Errorf("%.10q after it: %d %s", more, w.Code, w.Body)
+		}
+	}
+	if w := h.post("/v1/traces", typeJSON, []byte(" "+body+" \r\n\t")); w.Code != http.StatusOK {
+		t.Errorf("blanks around it: %d %s", w.Code, w.Body)
+	}
+	h.checkFates(t)
+}
+
 // What a schema calculates with exactly must not take a minute.
 func TestHugeNumbersAreRefused(t *testing.T) {
 	h := newHarness(t)

@@ -78,6 +78,7 @@ func (c *Collector) readBody(r *http.Request) (body []byte, release func(), p *p
 	tooLarge := problemf(http.StatusRequestEntityTooLarge, "too_large",
 		"The body is larger than %d bytes after decompression; send it in smaller parts.", limit)
 	if r.ContentLength > limit {
+		hearOut(r, limit)
 		return nil, release, tooLarge
 	}
 	in, p := decompress(r)
@@ -102,6 +103,7 @@ func (c *Collector) readBody(r *http.Request) (body []byte, release func(), p *p
 		n, err := in.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
 		if int64(len(body)) > limit {
+			hearOut(r, limit)
 			return nil, release, tooLarge
 		}
 		if err == io.EOF {
@@ -112,6 +114,11 @@ func (c *Collector) readBody(r *http.Request) (body []byte, release func(), p *p
 		}
 	}
 }
+
+// hearOut reads on for a while and forgets it: a client that is still writing when
+// the connection is closed sees a broken one instead of the answer, and sends
+// the same again.
+func hearOut(r *http.Request, limit int64) { _, _ = io.CopyN(io.Discard, r.Body, 2*limit) }
 
 func decompress(r *http.Request) (io.Reader, *problem) {
 	switch encoding := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding"))); encoding {

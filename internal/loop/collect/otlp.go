@@ -238,6 +238,10 @@ func (c *Collector) handleOTLP(w http.ResponseWriter, r *http.Request, s signal,
 	g := c.guard()
 	if isJSON {
 		err = g.json(body, 8*c.cfg.Limits.Depth, c.cfg.Limits.jsonValues())
+		if err == nil && g.trailing {
+			// The decoder would stop after the first value and lose the rest.
+			return problemf(http.StatusBadRequest, "bad_json", "The body holds more than one JSON value; send each export in a request of its own.")
+		}
 	} else {
 		err = g.proto(body, s.shape, 0)
 	}
