@@ -31,6 +31,9 @@ const lastVersion = 1 << 14
 // maxElements bounds the array elements and tagged fields of one request.
 const maxElements = 500_000
 
+// maxText is the longest string in a request, in either encoding.
+const maxText = 1<<15 - 1
+
 func num(size int) field          { return field{kind: fixed, size: size, max: lastVersion} }
 func str() field                  { return field{kind: text, max: lastVersion} }
 func raw() field                  { return field{kind: blob, max: lastVersion} }
@@ -77,7 +80,8 @@ func (w *walker) field(f *field) bool {
 	case fixed:
 		return w.skip(f.size)
 	case text:
-		return w.sized(2)
+		n, ok := w.length(2)
+		return ok && n <= maxText && w.skip(max(n, 0))
 	case blob:
 		return w.sized(4)
 	}
