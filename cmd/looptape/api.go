@@ -11,6 +11,9 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // apiFlags say where a running server's API is.
@@ -55,6 +58,9 @@ func (f apiFlags) call(ctx context.Context, method, path string, body any) ([]by
 
 // unreachable adds what to do to an error of the connection.
 func unreachable(url, flag string, err error) error {
+	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+		return fmt.Errorf("%s: %s must be a URL, as http://127.0.0.1:8080", url, flag)
+	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		return fmt.Errorf("no server answers at %s: start one with `looptape serve`, or say where it is with %s", url, flag)
@@ -65,12 +71,24 @@ func unreachable(url, flag string, err error) error {
 // refused is the error for an answer that is not a 2xx: the server's own
 // sentence when it gave one.
 func refused(status int, answer []byte) error {
-	var e struct{ Code, Message string }
+	var e struct {
+		Code    any // a word; a number in OTLP, which has the word as reason
+		Reason  string
+		Message string
+	}
 	if json.Unmarshal(answer, &e) == nil && e.Message != "" {
-		if e.Code != "" {
-			return fmt.Errorf("%s (%s, HTTP %d)", e.Message, e.Code, status)
+		if code, ok := e.Code.(string); ok && e.Reason == "" {
+			e.Reason = code
+		}
+		if e.Reason != "" {
+			return fmt.Errorf("%s (%s, HTTP %d)", e.Message, e.Reason, status)
 		}
 		return fmt.Errorf("%s (HTTP %d)", e.Message, status)
+	}
+	// OTLP answers protobuf with protobuf.
+	var s statuspb.Status
+	if proto.Unmarshal(answer, &s) == nil && s.Message != "" {
+		return fmt.Errorf("%s (HTTP %d)", s.Message, status)
 	}
 	return fmt.Errorf("the server answered HTTP %d: %s", status, bytes.TrimSpace(answer[:min(len(answer), 200)]))
 }

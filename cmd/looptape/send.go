@@ -253,7 +253,8 @@ func (t *totals) count(answer []byte) {
 			RejectedSpans      json.Number `json:"rejectedSpans"`
 			RejectedLogRecords json.Number `json:"rejectedLogRecords"`
 		} `json:"partialSuccess"`
-		Quarantined int `json:"quarantined"`
+		Quarantined int    `json:"quarantined"` // of several events
+		Status      string `json:"status"`      // of a single one
 	}
 	if json.Unmarshal(answer, &a) != nil {
 		return // a protobuf answer: empty when all went well
@@ -263,6 +264,9 @@ func (t *totals) count(answer []byte) {
 	n, _ = a.PartialSuccess.RejectedLogRecords.Int64()
 	t.logs += n
 	t.quarantined += a.Quarantined
+	if a.Status == "quarantined" {
+		t.quarantined++
+	}
 }
 
 func openLines(name string) (io.ReadCloser, int64, error) {

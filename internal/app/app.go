@@ -32,6 +32,7 @@ import (
 	"github.com/looptape/looptape/internal/base/disk"
 	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker"
+	"github.com/looptape/looptape/internal/loop/gate"
 )
 
 // Config is all that one process is told. See cmd/looptape for the defaults.
@@ -63,6 +64,7 @@ type App struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 
+	policies                 []*gate.Policy
 	http, otlpHTTP, otlpGRPC net.Listener
 	lock                     io.Closer
 	tape                     *broker.Broker // nil with Config.Brokers
@@ -87,7 +89,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*App, error) {
 }
 
 func (a *App) open(ctx context.Context) (err error) {
-	// All ports first: one that is taken is the commonest mistake, and nothing has been touched yet.
+	if a.policies, err = a.loadPolicies(); err != nil {
+		return err
+	}
+	// All ports before the data: one that is taken is the commonest mistake, and nothing has been touched yet.
 	for _, l := range []struct {
 		what, flag, addr string
 		to               *net.Listener

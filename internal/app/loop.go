@@ -70,10 +70,6 @@ func (a *App) build(ctx context.Context) (*parts, error) {
 	fail := func(err error) (*parts, error) { return nil, errors.Join(err, p.close()) }
 	state := filepath.Join(a.cfg.Data, "state")
 
-	policies, err := a.policies()
-	if err != nil {
-		return nil, err
-	}
 	contr, err := contract.Load()
 	if err != nil {
 		return nil, err
@@ -126,7 +122,7 @@ func (a *App) build(ctx context.Context) (*parts, error) {
 		actuators = append(actuators, &gate.Webhook{URL: a.cfg.Webhook, Secret: []byte(a.cfg.WebhookSecret)})
 	}
 	gates, err := gate.NewRunner(gate.RunnerConfig{
-		Log: client, Policies: policies, StateDir: filepath.Join(state, "gate"), Actuators: actuators, Resolve: claims.Resolve,
+		Log: client, Policies: a.policies, StateDir: filepath.Join(state, "gate"), Actuators: actuators, Resolve: claims.Resolve,
 		Logger: a.log.With("part", "gate"), Registerer: a.registry,
 	})
 	if err != nil {
@@ -158,8 +154,8 @@ func (a *App) build(ctx context.Context) (*parts, error) {
 	return p, nil
 }
 
-// policies loads the given policies, or the built-in default.
-func (a *App) policies() ([]*gate.Policy, error) {
+// loadPolicies loads the given policies, or the built-in default.
+func (a *App) loadPolicies() ([]*gate.Policy, error) {
 	files := a.cfg.Policies
 	if len(files) == 0 {
 		text, err := gate.Embedded("default")
