@@ -497,8 +497,12 @@ func TestLiveOverHTTP(t *testing.T) {
 	}
 	busy.Body.Close()
 	e := event.Event{ID: "new", Type: event.PromptRendered, Time: base, Facts: event.Facts{Tenant: "default", Request: url.PathEscape("r\n\nevent: forged")}}
-	l.add(t, event.TopicPrompt, "r", event.Prompt{Name: "a\nb"}, e)
-	l.more <- l.recs[len(l.recs)-1]
+	if err := e.SetBody(event.Prompt{Name: "a\nb"}); err != nil {
+		t.Fatal(err)
+	}
+	r := e.Record(event.TopicPrompt, "r", "r")
+	r.Partition, r.Offset = 0, 1000
+	l.more <- r
 	for {
 		if d := until("event: events"); strings.Contains(d, `"id":"new"`) {
 			break

@@ -105,7 +105,7 @@ func (v *View) caseByAlias(ctx context.Context, tenant, alias string) (CaseRow, 
 // Pending counts the events that have come for an id without a case: it will
 // have one when they are joined.
 func (v *View) Pending(ctx context.Context, tenant, id string) (n int, err error) {
-	err = v.read.QueryRowContext(ctx, "SELECT count(*) FROM events WHERE tenant = ? AND request = ?", tenant, id).Scan(&n)
+	err = v.read.QueryRowContext(ctx, "SELECT count(*) FROM events INDEXED BY events_request WHERE tenant = ? AND request = ?", tenant, id).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count events of a request: %w", err)
 	}

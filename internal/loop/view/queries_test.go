@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -219,5 +220,50 @@ func TestRecentAndCounts(t *testing.T) {
 	q, err := v.Quarantined(t.Context(), "default", 10)
 	if err != nil || len(q) != 1 || q[0].Reason != "unknown_span" {
 		t.Errorf("quarantine: %s, %v", mustJSON(t, q), err)
+	}
+}
+
+// The plans of the queries that pages ask for again and again: none may walk a
+// whole table.
+func TestPlans(t *testing.T) {
+	v := fill(t, sample(t))
+	filter := func(f Filter) string {
+		f.Limit = 50
+		q, _, err := f.query("default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	for name, tt := range map[string]struct{ query, index string }{
+		"events of a request": {recentQuery("", "r"), "events_request"},
+		"newest events":       {recentQuery("", ""), "events_appended"},
+		"newest cases":        {filter(Filter{}), "cases_start"},
+		"cases of a release":  {filter(Filter{Release: "r"}), "cases_release"},
+		"cases of a session":  {filter(Filter{Session: "s"}), "cases_session"},
+		"worst of a release":  {filter(Filter{Release: "r", Metric: "m", Worst: true}), "scores_worst"},
+		"newest evidence":     {"SELECT id FROM evidence WHERE tenant = ? AND release = ? ORDER BY time DESC, seq DESC LIMIT 1", "evidence_newest"},
+	} {
+		var args []any
+		for range strings.Count(tt.query, "?") {
+			args = append(args, "x")
+		}
+		rows, err := v.read.Query("EXPLAIN QUERY PLAN "+tt.query, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plan []string
+		for rows.Next() {
+			var a, b, c any
+			var detail string
+			if err := rows.Scan(&a, &b, &c, &detail); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, detail)
+		}
+		rows.Close()
+		if all := strings.Join(plan, "; "); !strings.Contains(all, tt.index+" ") || strings.Contains(all, "SCAN ") {
+			t.Errorf("%s: %s; want index %s", name, all, tt.index)
+		}
 	}
 }
