@@ -38,8 +38,8 @@ vet:
 race: ## the packages with concurrency under the race detector
 	$(RACE) $(CONCURRENT)
 
-e2e: build ## the loop end to end on the tape: recorded traffic, twice, kill and restart
-	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e/...
+e2e: build ## the loop end to end on the tape, recorded traffic twice; and hostile input on every port
+	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e/... ./test/hostile/...
 
 crash: build ## SIGKILL at random moments under load, at least 20 rounds
 	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/crash/...
