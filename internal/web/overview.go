@@ -23,6 +23,7 @@ type overview struct {
 	Time      time.Time             `json:"time"`
 	Ready     bool                  `json:"ready"`
 	CaughtUp  bool                  `json:"caught_up"`
+	OTLP      string                `json:"otlp"` // where telemetry is taken
 	Counts    view.Counts           `json:"counts"`
 	Seen      map[string]view.Seen  `json:"seen"`
 	Releases  []view.Release        `json:"releases"`
@@ -58,7 +59,7 @@ func (s *Server) overview(q *query) (any, error) {
 
 func (s *Server) makeOverview(q *query, now time.Time) (json.RawMessage, error) {
 	v := s.cfg.View
-	o := overview{Version: s.cfg.Version, Time: now.UTC(), Ready: s.ready() == nil, CaughtUp: v.CaughtUp()}
+	o := overview{Version: s.cfg.Version, Time: now.UTC(), Ready: s.ready() == nil, CaughtUp: v.CaughtUp(), OTLP: s.cfg.OTLP}
 	var err error
 	if o.Counts, err = v.Counts(q.ctx, q.tenant, now); err != nil {
 		return nil, err

@@ -56,6 +56,7 @@ type Config struct {
 	Metrics http.Handler // serves /metrics; nil: there is none
 	Ready   func() error // why the process cannot serve yet; nil: it always can
 	Version string
+	OTLP    string // URL of the OTLP/HTTP receiver, for the page that waits for the first event; default http://127.0.0.1:4318
 
 	// Tenant tells whose data a request may see. nil: everybody sees
 	// view.DefaultTenant. Its error is answered with 401.
@@ -91,6 +92,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.QueryTimeout <= 0 {
 		cfg.QueryTimeout = 10 * time.Second
+	}
+	if cfg.OTLP == "" {
+		cfg.OTLP = "http://127.0.0.1:4318"
 	}
 	if cfg.LiveClients <= 0 {
 		cfg.LiveClients = 100

@@ -48,7 +48,7 @@ export interface Deployment {
 }
 export interface Seen { n: number; first: string; last: string }
 export interface Overview {
-  version: string; time: string; ready: boolean; caught_up: boolean
+  version: string; time: string; ready: boolean; caught_up: boolean; otlp: string
   counts: { total: number; by_type: Record<string, number>; minutes: { minute: string; n: number }[]; cases: number }
   seen: Record<string, Seen>; releases: Release[]; decisions: Decision[]
   quarantined: { id: string; time: string; kind: string; reason: string; detail?: string }[]

@@ -25,7 +25,7 @@ function First({ o }: { o: Overview }) {
   return (
     <Empty title={received ? 'The first events are arriving' : 'Waiting for the first event'}>
       <p>Point any application that is instrumented with OpenTelemetry at this server. The list ticks itself off.</p>
-      <pre><code>export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318</code></pre>
+      <pre><code>export OTEL_EXPORTER_OTLP_ENDPOINT={o.otlp}</code></pre>
       <p>No application at hand? <code>looptape demo</code> brings a small one.</p>
       <Checklist o={o} />
     </Empty>

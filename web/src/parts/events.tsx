@@ -24,7 +24,7 @@ export function words(e: EventRow): string {
     case 'gate': list.push(e.release, s.action ?? s.state?.replace('_', ' '), s.units && `${s.units} units`, s.outcome?.replace('_', ' '), s.propensity && percent(Number(s.propensity), 0)); break
     case 'action': list.push(s.tool, s.tier, s.decision); break
     case 'alarm': list.push(s.component, s.category ?? s.reason?.replaceAll('_', ' '), s.enforced); break
-    default: list.push(s.name, s.template && `${s.template}@${s.version ?? ''}`, s.messages && `${s.messages} messages`)
+    default: list.push(s.name, s.template && `${s.template}@${s.version ?? ''}`, s.messages && (s.messages === '1' ? '1 message' : `${s.messages} messages`))
   }
   return list.filter(Boolean).join(' · ')
 }
