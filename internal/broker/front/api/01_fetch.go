@@ -203,7 +203,7 @@ func (f *fetch) Wait(ctx context.Context) {
 	for {
 		for i := range f.parts {
 			p := &f.parts[i]
-			p.log.Notify(p.chunk.HighWatermark-1, w)
+			p.log.Notify(p.chunk.HighWatermark, w)
 		}
 		timeout := false
 		select {

@@ -16,6 +16,7 @@ import (
 
 // memLog is a partition in memory.
 type memLog struct {
+	reads   int // guarded by mu
 	mu      sync.Mutex
 	batches []batch.Batch
 	start   int64
@@ -84,6 +85,7 @@ func (l *memLog) Read(_ context.Context, r partition.Read) (partition.Chunk, err
 		c.Records = append(c.Records, b)
 	}
 	l.held++
+	l.reads++
 	var once sync.Once
 	c.Release = func() {
 		once.Do(func() {
