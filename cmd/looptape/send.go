@@ -157,7 +157,7 @@ func (c *sendCmd) sendFile(ctx context.Context, s *streams, name string, t *tota
 	client := &http.Client{Timeout: 2 * time.Minute}
 	sc := bufio.NewScanner(plain)
 	sc.Buffer(make([]byte, 64<<10), maxLine)
-	start, n := time.Now(), 0
+	start, n, before := time.Now(), 0, t.sent
 	for number := 1; sc.Scan(); number++ {
 		raw := bytes.TrimSpace(sc.Bytes())
 		if len(raw) == 0 {
@@ -187,7 +187,7 @@ func (c *sendCmd) sendFile(ctx context.Context, s *streams, name string, t *tota
 		if errors.Is(err, bufio.ErrTooLong) {
 			return fmt.Errorf("%s: a line is longer than %d MiB", name, maxLine>>20)
 		}
-		return fmt.Errorf("%s: %w (%d lines were sent before it)", name, err, n)
+		return fmt.Errorf("%s: %w (%d lines were sent before it)", name, err, t.sent-before)
 	}
 	return nil
 }
