@@ -17,7 +17,7 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 build: pages ## bin/looptape with its pages
-	$(GO) build -trimpath -o bin/looptape ./cmd/looptape
+	$(GO) build -o bin/looptape ./cmd/looptape
 
 pages: internal/web/dist/index.html
 

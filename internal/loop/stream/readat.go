@@ -32,6 +32,9 @@ type leaders struct {
 	by map[topicPartition]leader
 }
 
+// decompressor is shared: making one costs more than most reads.
+var decompressor = kgo.DefaultDecompressor()
+
 // readAttempts bounds how often ReadAt asks again when a leader has moved.
 const readAttempts = 8
 
@@ -90,7 +93,7 @@ func (c *Client) readOnce(ctx context.Context, at event.Position) (event.Record,
 		for j := range fetched.Topics[i].Partitions {
 			fp, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
 				Offset: at.Offset, IsolationLevel: kgo.ReadCommitted(), Topic: at.Topic, Partition: at.Partition,
-			}, &fetched.Topics[i].Partitions[j], kgo.DefaultDecompressor(), nil)
+			}, &fetched.Topics[i].Partitions[j], decompressor, nil)
 			if fp.Err != nil {
 				return event.Record{}, fp.Err
 			}
