@@ -92,6 +92,7 @@ func (a *App) open(ctx context.Context) (err error) {
 	if a.policies, err = a.loadPolicies(); err != nil {
 		return err
 	}
+	kafkaConns, otherConns := connections(openFiles())
 	// All ports before the data: one that is taken is the commonest mistake, and nothing has been touched yet.
 	for _, l := range []struct {
 		what, flag, addr string
@@ -101,9 +102,11 @@ func (a *App) open(ctx context.Context) (err error) {
 		{"OTLP/HTTP", "--otlp-http", a.cfg.OTLPHTTP, &a.otlpHTTP},
 		{"OTLP/gRPC", "--otlp-grpc", a.cfg.OTLPGRPC, &a.otlpGRPC},
 	} {
-		if *l.to, err = (&net.ListenConfig{}).Listen(ctx, "tcp", l.addr); err != nil {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.addr)
+		if err != nil {
 			return listenError(l.what, l.flag, l.addr, err)
 		}
+		*l.to = &crowd{TCPListener: ln.(*net.TCPListener), max: int64(otherConns)} // "tcp" gives no other
 	}
 	if err := os.MkdirAll(a.cfg.Data, 0o750); err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -118,6 +121,7 @@ func (a *App) open(ctx context.Context) (err error) {
 	}
 	cfg := broker.DefaultConfig(filepath.Join(a.cfg.Data, "tape"))
 	cfg.Listen = a.cfg.Kafka
+	cfg.MaxConns = kafkaConns
 	if a.tape, err = broker.Open(ctx, cfg, a.log.With("part", "tape"), a.registry); err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "listen" {
