@@ -93,7 +93,7 @@ func startKafkaLoad(t *testing.T, s *rig.Server) *kafkaLoad {
 	consuming, cancel := context.WithCancel(context.Background())
 	k.stopConsumer = cancel
 	dial := func(opts ...kgo.Opt) *kgo.Client {
-		cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(s.Kafka), kgo.WithHooks(k), kgo.ConnIdleTimeout(10 * time.Minute)}, opts...)...)
+		cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(s.Kafka), kgo.WithHooks(k), kgo.ConnIdleTimeout(10 * time.Minute), kgo.RecordDeliveryTimeout(30 * time.Second)}, opts...)...)
 		if err != nil {
 			t.Fatal(err)
 		}

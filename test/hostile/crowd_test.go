@@ -146,7 +146,7 @@ func (w *world) crowd(t *testing.T) {
 		// Together they announce 900 GiB. Nobody else may have to wait for bytes
 		// that never come.
 		{"a frame of 90 MiB begun by each", w.s.Kafka, "\x05\xa0\x00\x00\x00\x00\x00\x03", crowdSize, perConnection},
-		{"idle on the OTLP port", addr(w.s.OTLP), "", 5000, 2 * perConnection},
+		{"idle on the OTLP port", addr(w.s.OTLP), "", 1500, 2 * perConnection},
 		{"half a body each on the OTLP port", addr(w.s.OTLP), "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 30000000\r\n\r\n{", 1000, 128 << 10},
 	} {
 		w.attack(t, fmt.Sprintf("crowd: %d %s", k.n, k.name), func(t *testing.T) {

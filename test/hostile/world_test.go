@@ -73,6 +73,10 @@ func (w *world) attack(t *testing.T, name string, fn func(t *testing.T)) {
 		return
 	}
 	if a := w.get(w.s.API + "/readyz"); a.err != nil || a.status != http.StatusOK {
+		select { // what it says last says why
+		case <-w.s.Done():
+		case <-time.After(30 * time.Second):
+		}
 		t.Fatalf("the server is gone after %q, the other attacks are pointless: %s", name, a)
 	}
 }
@@ -186,8 +190,8 @@ func raiseFiles(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	if limit.Cur < crowdSize+2000 {
-		t.Fatalf("the hard limit of open files is %d, %d are needed: raise it (ulimit -Hn)", limit.Cur, crowdSize+2000)
+	if limit.Cur < 2*crowdSize {
+		t.Fatalf("the hard limit of open files is %d, %d are needed: raise it (ulimit -Hn)", limit.Cur, 2*crowdSize)
 	}
 }
 
