@@ -186,16 +186,16 @@ func (a *App) Run(ctx context.Context) error {
 	// Each floor has a group of its own, so that it can stop after those above it.
 	floor := context.WithoutCancel(ctx)
 	tape, loop, intake := run.New(floor), run.New(floor), run.New(floor)
-	all, stop := context.WithCancel(ctx)
-	defer stop()
-	watched := func(fn func(context.Context) error) func(context.Context) error {
+	all, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	watched := func(name string, fn func(context.Context) error) func(context.Context) error {
 		return func(ctx context.Context) error {
 			err := fn(ctx)
 			if ctx.Err() == nil {
-				stop() // a part that ended by itself takes all with it
 				if err == nil {
 					err = errors.New("ended unasked")
 				}
+				stop(fmt.Errorf("%s: %w", name, err)) // a part that ended by itself takes all with it
 			}
 			return err
 		}
@@ -203,20 +203,20 @@ func (a *App) Run(ctx context.Context) error {
 
 	if a.tape != nil {
 		a.at("starting the tape")
-		tape.Go("tape", watched(a.tape.Run))
+		tape.Go("tape", watched("tape", a.tape.Run))
 	}
 	// The API answers from now on, with 503 until the loop stands.
 	servers := a.servers()
 	for name, s := range servers {
-		intake.Go(name, watched(s.run))
+		intake.Go(name, watched(name, s.run))
 	}
 	var parts *parts
 	var buildErr error
 	if parts, buildErr = a.build(all); buildErr == nil {
 		for _, s := range parts.stages {
-			loop.Go(s.name, watched(s.run))
+			loop.Go(s.name, watched(s.name, s.run))
 		}
-		intake.Go("otlp/grpc", watched(parts.grpc.run))
+		intake.Go("otlp/grpc", watched("otlp/grpc", parts.grpc.run))
 		a.handler.Store(&parts.handler)
 		a.at("")
 		close(a.ready)
@@ -224,7 +224,12 @@ func (a *App) Run(ctx context.Context) error {
 		<-all.Done()
 	}
 
-	a.log.Info("stopping")
+	if cause := context.Cause(all); cause != nil && ctx.Err() == nil {
+		// Said now, since stopping in order may take a while; Run returns it too.
+		a.log.Error("a part failed, stopping", "error", cause)
+	} else {
+		a.log.Info("stopping")
+	}
 	intake.Stop()
 	errs := []error{intake.Wait()}
 	loop.Stop()

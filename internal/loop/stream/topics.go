@@ -182,20 +182,41 @@ func (c *Client) coPartitioned(ctx context.Context, topics []string) (int32, err
 }
 
 // Offsets are the first offset still in the log and the next offset to be
-// written, for every partition of the topics.
+// written, for every partition of the topics. A partition that is just being
+// made or moved answers that nobody leads it yet: Offsets asks again for up to
+// offsetsPatience.
 func (c *Client) Offsets(ctx context.Context, topics ...string) (start, end map[string]map[int32]int64, err error) {
 	if len(topics) == 0 {
 		return map[string]map[int32]int64{}, map[string]map[int32]int64{}, nil
 	}
-	s, err := c.adm.ListStartOffsets(ctx, topics...)
-	if start, err = offsets(s, err); err != nil {
+	if start, err = listed(ctx, c.adm.ListStartOffsets, topics); err != nil {
 		return nil, nil, fmt.Errorf("list start offsets: %w", err)
 	}
-	e, err := c.adm.ListEndOffsets(ctx, topics...)
-	if end, err = offsets(e, err); err != nil {
+	if end, err = listed(ctx, c.adm.ListEndOffsets, topics); err != nil {
 		return nil, nil, fmt.Errorf("list end offsets: %w", err)
 	}
 	return start, end, nil
+}
+
+// offsetsPatience is how long Offsets waits for partitions to get a leader.
+const offsetsPatience = 30 * time.Second
+
+func listed(ctx context.Context, list func(context.Context, ...string) (kadm.ListedOffsets, error), topics []string) (map[string]map[int32]int64, error) {
+	deadline := time.Now().Add(offsetsPatience)
+	for try := 1; ; try++ {
+		l, err := list(ctx, topics...)
+		out, err := offsets(l, err)
+		if err == nil || !kerr.IsRetriable(err) || time.Now().After(deadline) {
+			return out, err
+		}
+		t := time.NewTimer(backoff(try))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil, ctx.Err()
+		case <-t.C:
+		}
+	}
 }
 
 func offsets(l kadm.ListedOffsets, err error) (map[string]map[int32]int64, error) {
