@@ -37,7 +37,7 @@ func lines[T any](tb testing.TB, name string, fn func(row T)) {
 		root = filepath.Join(dir, "..", "shared")
 	}
 	f, err := os.Open(filepath.Join(root, "data", name+".jsonl.gz"))
-	if os.IsNotExist(err) && os.Getenv("LOOPTAPE_SHARED") == "" {
+	if os.IsNotExist(err) && os.Getenv("LOOPTAPE_SHARED") == "" && os.Getenv("CI") == "" {
 		tb.Logf("%s: no data beside the repository, nothing measured (set LOOPTAPE_SHARED)", name)
 		return
 	}
