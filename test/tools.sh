@@ -7,7 +7,7 @@ cache=$PWD/.cache
 mkdir -p "$cache/kafka"
 
 debian=(kcat chromium python3-venv maven gcc libc6-dev)
-command -v java >/dev/null || debian+=(openjdk-17-jre-headless)
+command -v java >/dev/null || debian+=(default-jre-headless)
 command -v mvn >/dev/null && debian=("${debian[@]/maven/}")
 missing=()
 for p in "${debian[@]}"; do
@@ -35,7 +35,7 @@ if ! "$cache/python/bin/python" -c 'import confluent_kafka' 2>/dev/null; then
   "$cache/python/bin/pip" install -q --disable-pip-version-check "$librdkafka_client"
 fi
 
-if [ -f test/browser/package-lock.json ] && [ ! -d test/browser/node_modules ]; then
+if [ -f test/browser/package-lock.json ] && [ ! test/browser/node_modules/.package-lock.json -nt test/browser/package-lock.json ]; then
   echo "tools: browser driver"
-  (cd test/browser && npm ci --no-audit --no-fund --silent)
+  (cd test/browser && npm ci --no-audit --no-fund --silent && touch node_modules/.package-lock.json)
 fi

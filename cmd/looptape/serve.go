@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 
@@ -59,6 +60,11 @@ func (c *serveCmd) Run(ctx context.Context, s *streams) error {
 			return err
 		}
 		cfg.Policies = append(cfg.Policies, app.PolicyFile{Name: name, Text: b})
+	}
+	if c.Webhook != "" {
+		if u, err := url.Parse(c.Webhook); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("--webhook %q: must be a URL like https://host/path", c.Webhook)
+		}
 	}
 	cfg.Webhook, cfg.WebhookSecret = c.Webhook, os.Getenv("LOOPTAPE_WEBHOOK_SECRET")
 	a, err := app.Open(ctx, cfg, c.logger(s))

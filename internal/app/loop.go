@@ -137,7 +137,7 @@ func (a *App) build(ctx context.Context) (*parts, error) {
 	closers = append(closers, tables.Close)
 	pages, err := web.New(web.Config{
 		View: tables, Log: client, Claims: claims, Collect: collector.Handler(), Metrics: a.metricsHandler(), Ready: a.readyErr,
-		Version: a.cfg.Version, Logger: a.log.With("part", "web"),
+		Gate: gates.Status, OTLP: a.Addresses().OTLPHTTP, Version: a.cfg.Version, Logger: a.log.With("part", "web"),
 	})
 	if err != nil {
 		return fail(err)

@@ -75,6 +75,11 @@ func (s *Server) gate(q *query) (any, error) {
 	}
 	g, err := s.cfg.View.Gate(q.ctx, q.tenant, release)
 	if errors.Is(err, view.ErrNotFound) {
+		if s.cfg.Gate != nil { // a deployment that has only just started is warming, not unknown
+			if st, ok, err := s.cfg.Gate(q.tenant, release); ok || err != nil {
+				return st, err
+			}
+		}
 		return nil, notFound("gate_not_found", "this release has no gate: it is not the candidate of a deployment that has started, or no gate policy matches it")
 	}
 	if err != nil {

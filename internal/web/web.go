@@ -56,7 +56,11 @@ type Config struct {
 	Metrics http.Handler // serves /metrics; nil: there is none
 	Ready   func() error // why the process cannot serve yet; nil: it always can
 	Version string
-	OTLP    string // URL of the OTLP/HTTP receiver, for the page that waits for the first event; default http://127.0.0.1:4318
+
+	// Gate is the running gate's own word on a release, for one that has left no
+	// evidence on the log yet. nil: such a release is not known.
+	Gate func(tenant, release string) (event.GateStatus, bool, error)
+	OTLP string // URL of the OTLP/HTTP receiver, for the page that waits for the first event; default http://127.0.0.1:4318
 
 	// Tenant tells whose data a request may see. nil: everybody sees
 	// view.DefaultTenant. Its error is answered with 401.

@@ -514,3 +514,19 @@ func TestLiveOverHTTP(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A deployment that has only just started has left nothing on the log yet: the
+// gate itself answers for it, since a ramp would take 404 for a failure.
+func TestGateThatHasOnlyStarted(t *testing.T) {
+	_, h := server(t, sample(t), func(cfg *Config) {
+		cfg.Gate = func(_, release string) (event.GateStatus, bool, error) {
+			return event.GateStatus{Release: release, State: event.GateWarming, Phase: phaseInconclusive}, release == "just-started", nil
+		}
+	})
+	if code, a := get(t, h, "/v1/gates/just-started"); code != 200 || a["state"] != event.GateWarming || a["phase"] != phaseInconclusive {
+		t.Errorf("a gate that has only started: %d %v", code, a)
+	}
+	if code, _ := get(t, h, "/v1/gates/never-heard-of"); code != 404 {
+		t.Errorf("a release without a gate: %d, want 404", code)
+	}
+}

@@ -2,6 +2,7 @@ package collect
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/looptape/looptape/internal/loop/event"
 )
@@ -38,6 +39,27 @@ func readDeployment(c *Collector, tenant string, item json.RawMessage) (event.Ev
 			return &itemProblem{code: "wrong_type", message: "type must be registered, started, step, finished or rolled_back.", pointer: "/type"}
 		}
 		e.Type = typ
-		return nil
+		return checkDeployment(typ, body)
 	})
+}
+
+// outcomes are the ways in which a deployment ends.
+var outcomes = []string{"promoted", "rolled_back", "abandoned"}
+
+// checkDeployment refuses what no gate could act on.
+func checkDeployment(typ string, body fields) error {
+	text := func(name string) (s string) {
+		_ = json.Unmarshal(body[name], &s) // the schema speaks of other types
+		return s
+	}
+	switch baseline := text("baseline"); {
+	case typ == event.DeploymentStarted && baseline == "":
+		return &itemProblem{code: "no_baseline", message: "A deployment that starts needs baseline: the release it is compared with.", pointer: "/baseline"}
+	case typ == event.DeploymentStarted && baseline == text("release"):
+		return &itemProblem{code: "same_release", message: "baseline and release are the same: there is nothing to compare.", pointer: "/baseline"}
+	}
+	if o := text("outcome"); o != "" && !slices.Contains(outcomes, o) {
+		return &itemProblem{code: "bad_outcome", message: "outcome must be promoted, rolled_back or abandoned.", pointer: "/outcome"}
+	}
+	return nil
 }

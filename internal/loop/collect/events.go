@@ -220,7 +220,7 @@ func (c *Collector) readEnvelope(e *event.Event, f fields, tenant string, cloud 
 	if v, ok := f.pop("time"); ok {
 		t, ok := readTime(v)
 		if !ok {
-			return &itemProblem{code: "bad_time", message: "A time must be RFC 3339, for instance 2026-01-02T03:04:05Z, between the years 1970 and 9999.", pointer: "/time"}
+			return &itemProblem{code: "bad_time", message: "A time must be RFC 3339, for instance 2026-01-02T03:04:05Z, between the years 1970 and 2261.", pointer: "/time"}
 		}
 		e.Time = t
 	}
@@ -274,7 +274,7 @@ func readTime(v json.RawMessage) (time.Time, bool) {
 		return epoch(n)
 	}
 	t = t.UTC()
-	return t, t.Year() >= 1970 && t.Year() <= 9999
+	return t, t.Year() >= 1970 && t.Year() < 2262 // nanoseconds in 64 bits end there
 }
 
 // readFacts reads the facts out of f; those that the body's schema has too stay

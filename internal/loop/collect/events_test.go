@@ -270,7 +270,8 @@ func TestDeployments(t *testing.T) {
 	}
 	one(t, h.events(t, "/v1/deployments", `{"type":"rolled_back","release":"v2"}`), event.DeploymentRolledBack)
 	one(t, h.events(t, "/v1/deployments", `{"status":"finished","release":"v2"}`), event.DeploymentFinished)
-	for in, want := range map[string]string{`{"baseline":"v1"}`: "no_release", `{"release":"v","type":"exploded"}`: "wrong_type"} {
+	for in, want := range map[string]string{`{"baseline":"v1"}`: "no_release", `{"release":"v","type":"exploded"}`: "wrong_type",
+		`{"release":"v"}`: "no_baseline", `{"release":"v","baseline":"v"}`: "same_release", `{"release":"v","type":"finished","outcome":"exploded"}`: "bad_outcome"} {
 		if code, r := result1(t, h, "/v1/deployments", in); code != 400 || r.Code != want {
 			t.Errorf("%s: %d %+v", in, code, r)
 		}

@@ -225,15 +225,17 @@ func addUsage(to, u *event.Usage) {
 	to.Total, to.Cached = addUp(to.Total, u.Total), addUp(to.Cached, u.Cached)
 }
 
-// beats tells whether a part stands against another of its id: the later, as
-// someone has corrected it.
+// beats tells whether a part stands against another of its id: the earlier, for
+// what is sent again without a time of its own only seems to be later.
 func (p *part) beats(o *part) bool {
 	if p.time != o.time {
-		return p.time > o.time
+		return p.time < o.time
 	}
 	return string(p.bytes()) > string(o.bytes())
 }
 
+// beats tells whether a label stands against another of its id: the later, for
+// a person who says yes, no and yes again means yes.
 func (l *label) beats(o *label) bool {
 	if l.time != o.time {
 		return l.time > o.time
