@@ -3,6 +3,7 @@ package gate
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/looptape/looptape/internal/loop/event"
 )
@@ -29,7 +30,7 @@ func (e *Engine) stepDeployment(in *DeploymentInput) []Effect {
 			if in.Type == event.DeploymentRolledBack {
 				outcome = "rolled_back"
 			}
-			return e.end(l, outcome)
+			return e.end(l, outcome, in.Time)
 		}
 	}
 	return nil
@@ -140,7 +141,7 @@ func (e *Engine) move(l *lane, b *event.Deployment) []Effect {
 }
 
 // end takes the word of others that the deployment is over.
-func (e *Engine) end(l *lane, outcome string) []Effect {
+func (e *Engine) end(l *lane, outcome string, said time.Time) []Effect {
 	pr := l.process
 	if pr.State == event.GateRollingBack && outcome == "rolled_back" {
 		pr.State = event.GateRolledBack
@@ -157,6 +158,9 @@ func (e *Engine) end(l *lane, outcome string) []Effect {
 	at := e.clock.now()
 	if at.IsZero() {
 		at = e.clock.Max
+	}
+	if said.After(at) {
+		at = said // it may end before any case of it came
 	}
 	l.meta.Actions = nil
 	out := e.readout(l, at, ambience{Outside: outcome})

@@ -167,6 +167,7 @@ type CaseInput struct {
 type DeploymentInput struct {
 	Type   string
 	Tenant string
+	Time   time.Time // when it happened
 	Body   event.Deployment
 }
 

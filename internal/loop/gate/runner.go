@@ -263,7 +263,7 @@ func (r *Runner) input(ctx context.Context, rec *event.Record) (Input, bool) {
 			err = ev.Body(&c.Case)
 			in.Case = c
 		case event.TopicDeployment:
-			d := &DeploymentInput{Type: ev.Type, Tenant: ev.Facts.Tenant}
+			d := &DeploymentInput{Type: ev.Type, Tenant: ev.Facts.Tenant, Time: ev.Time}
 			err = ev.Body(&d.Body)
 			if d.Body.Release == "" {
 				d.Body.Release = ev.Facts.Release

@@ -453,3 +453,41 @@ func TestUnsuitableDeployments(t *testing.T) {
 		}
 	}
 }
+
+// A deployment that ends before any case of it came ends when its end was said,
+// not at the beginning of time.
+func TestEndBeforeAnyCase(t *testing.T) {
+	p, err := Embedded("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := LoadPolicy(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewEngine(Config{Policies: []*Policy{policy}, Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	body := event.Deployment{Release: "r2", Baseline: "r1", Stage: "1", Propensity: 0.5}
+	e.Step(Input{Deployment: &DeploymentInput{Type: event.DeploymentStarted, Tenant: "t", Time: said.Add(-time.Minute), Body: body}})
+	body.Outcome = "promoted"
+	found := false
+	for _, f := range e.Step(Input{Deployment: &DeploymentInput{Type: event.DeploymentFinished, Tenant: "t", Time: said, Body: body}}) {
+		if f.Emit == nil || f.Emit.Event.Type != event.GateDecision {
+			continue
+		}
+		var d event.Decision
+		if err := f.Emit.Event.Body(&d); err != nil {
+			t.Fatal(err)
+		}
+		found = true
+		if !d.Time.Equal(said) {
+			t.Errorf("decided at %s, want %s", d.Time, said)
+		}
+	}
+	if !found {
+		t.Error("no decision")
+	}
+}
