@@ -37,6 +37,7 @@ test: vet ## everything fast: unit, property and transcript tests
 vet:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "gofmt would change: $$bad"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags e2e,crash,compat,browser,demo,bench ./test/...
 
 race: ## the packages with concurrency under the race detector
 	$(RACE) $(CONCURRENT)
