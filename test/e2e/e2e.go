@@ -7,14 +7,11 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,9 +22,6 @@ import (
 
 	"github.com/looptape/looptape/test/rig"
 )
-
-// Recording is the shared file of recorded export requests.
-const Recording = "data/otlp_wire_dev.jsonl.gz"
 
 // What the recording's own README says it holds.
 const (
@@ -40,7 +34,7 @@ const (
 func Loop(t *testing.T, s *rig.Server) {
 	t.Helper()
 	file := rig.Shared(t, Recording)
-	rec := read(t, file)
+	rec := read(t)
 	if rec.spans != wantSpans || rec.logs != wantLogs {
 		t.Fatalf("the recording holds %d spans and %d log records, want %d and %d", rec.spans, rec.logs, wantSpans, wantLogs)
 	}
@@ -72,56 +66,11 @@ type recording struct {
 	roots       map[string]string // trace id of each root span with app.request.ref -> the reference
 }
 
-// read decodes the recording with the same library that collectors use.
-func read(t *testing.T, file string) recording {
+// read counts what the recording holds.
+func read(t *testing.T) recording {
 	t.Helper()
-	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := recording{roots: map[string]string{}}
-	sc := bufio.NewScanner(z)
-	sc.Buffer(nil, 64<<20)
-	for sc.Scan() {
-		var l struct {
-			Path    string
-			Body    json.RawMessage
-			BodyB64 string `json:"body_b64"`
-		}
-		if err := json.Unmarshal(sc.Bytes(), &l); err != nil {
-			t.Fatal(err)
-		}
-		raw, err := base64.StdEncoding.DecodeString(l.BodyB64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if l.Path == "/v1/logs" {
-			req := plogotlp.NewExportRequest()
-			if len(raw) > 0 {
-				err = req.UnmarshalProto(raw)
-			} else {
-				err = req.UnmarshalJSON(l.Body)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.logs += req.Logs().LogRecordCount()
-			continue
-		}
-		req := ptraceotlp.NewExportRequest()
-		if len(raw) > 0 {
-			err = req.UnmarshalProto(raw)
-		} else {
-			err = req.UnmarshalJSON(l.Body)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	Exports(t, func(req ptraceotlp.ExportRequest) {
 		r.spans += req.Traces().SpanCount()
 		for _, rs := range req.Traces().ResourceSpans().All() {
 			for _, ss := range rs.ScopeSpans().All() {
@@ -132,10 +81,9 @@ func read(t *testing.T, file string) recording {
 				}
 			}
 		}
-	}
-	if err := sc.Err(); err != nil {
-		t.Fatal(err)
-	}
+	}, func(req plogotlp.ExportRequest) {
+		r.logs += req.Logs().LogRecordCount()
+	})
 	return r
 }
 

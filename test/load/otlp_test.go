@@ -3,12 +3,8 @@
 package load
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -119,71 +115,13 @@ func (b *body) renew(n int) []byte {
 // exports reads the recording as protobuf bodies.
 func exports(t *testing.T) []*body {
 	t.Helper()
-	f, err := os.Open(rig.Shared(t, e2e.Recording))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var out []*body
-	sc := bufio.NewScanner(z)
-	sc.Buffer(nil, 64<<20)
-	for sc.Scan() {
-		var l struct {
-			Path    string
-			Body    json.RawMessage
-			BodyB64 string `json:"body_b64"`
-		}
-		if err := json.Unmarshal(sc.Bytes(), &l); err != nil {
-			t.Fatal(err)
-		}
-		raw, err := base64.StdEncoding.DecodeString(l.BodyB64)
+	add := func(path string, marshal func() ([]byte, error), ids map[pcommon.TraceID]bool) {
+		raw, err := marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids := map[pcommon.TraceID]bool{}
-		if l.Path == "/v1/logs" {
-			req := plogotlp.NewExportRequest()
-			if len(raw) == 0 {
-				err = req.UnmarshalJSON(l.Body)
-			} else {
-				err = req.UnmarshalProto(raw)
-			}
-			if err == nil {
-				raw, err = req.MarshalProto()
-			}
-			for _, rl := range req.Logs().ResourceLogs().All() {
-				for _, sl := range rl.ScopeLogs().All() {
-					for _, r := range sl.LogRecords().All() {
-						ids[r.TraceID()] = true
-					}
-				}
-			}
-		} else {
-			req := ptraceotlp.NewExportRequest()
-			if len(raw) == 0 {
-				err = req.UnmarshalJSON(l.Body)
-			} else {
-				err = req.UnmarshalProto(raw)
-			}
-			if err == nil {
-				raw, err = req.MarshalProto()
-			}
-			for _, rs := range req.Traces().ResourceSpans().All() {
-				for _, ss := range rs.ScopeSpans().All() {
-					for _, span := range ss.Spans().All() {
-						ids[span.TraceID()] = true
-					}
-				}
-			}
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := &body{path: l.Path, raw: raw}
+		b := &body{path: path, raw: raw}
 		for id := range ids {
 			if id.IsEmpty() {
 				continue
@@ -199,5 +137,26 @@ func exports(t *testing.T) []*body {
 		}
 		out = append(out, b)
 	}
+	e2e.Exports(t, func(req ptraceotlp.ExportRequest) {
+		ids := map[pcommon.TraceID]bool{}
+		for _, rs := range req.Traces().ResourceSpans().All() {
+			for _, ss := range rs.ScopeSpans().All() {
+				for _, span := range ss.Spans().All() {
+					ids[span.TraceID()] = true
+				}
+			}
+		}
+		add("/v1/traces", req.MarshalProto, ids)
+	}, func(req plogotlp.ExportRequest) {
+		ids := map[pcommon.TraceID]bool{}
+		for _, rl := range req.Logs().ResourceLogs().All() {
+			for _, sl := range rl.ScopeLogs().All() {
+				for _, r := range sl.LogRecords().All() {
+					ids[r.TraceID()] = true
+				}
+			}
+		}
+		add("/v1/logs", req.MarshalProto, ids)
+	})
 	return out
 }
