@@ -39,3 +39,14 @@ if [ -f test/browser/package-lock.json ] && [ ! test/browser/node_modules/.packa
   echo "tools: browser driver"
   (cd test/browser && npm ci --no-audit --no-fund --silent && touch node_modules/.package-lock.json)
 fi
+
+# The S3 server and the etcd of the tests, pinned in test/servers/go.mod.
+mkdir -p "$cache/bin"
+build() { # binary, package
+  if [ ! -x "$cache/bin/$1" ] || [ test/servers/go.sum -nt "$cache/bin/$1" ]; then
+    echo "tools: $1"
+    (cd test/servers && CGO_ENABLED=0 go build -o "$cache/bin/$1" "$2")
+  fi
+}
+build versitygw github.com/versity/versitygw/cmd/versitygw
+build etcd go.etcd.io/etcd/server/v3

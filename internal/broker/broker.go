@@ -37,7 +37,7 @@ import (
 type Broker struct {
 	cfg    Config
 	log    *slog.Logger
-	engine *engine
+	engine *Store
 	coord  *coord.Coordinator
 	server *wire.Server
 	ln     net.Listener

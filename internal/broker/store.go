@@ -63,9 +63,9 @@ func (c StoreConfig) withDefaults() StoreConfig {
 // the metadata does: the metadata was lost or restored from an old copy.
 var ErrBehind = errors.New("metadata is older than the object store")
 
-// engine is the store of one broker: log, objects, catalog and the partitions on
+// Store is the store of one broker: log, objects, catalog and the partitions on
 // top. openStore recovers it, Run keeps it going.
-type engine struct {
+type Store struct {
 	cfg     StoreConfig
 	log     *slog.Logger
 	files   disk.FS
@@ -83,15 +83,15 @@ type engine struct {
 }
 
 // Partitions are the partitions this broker leads.
-func (e *engine) Partitions() *partition.Set { return e.set }
+func (e *Store) Partitions() *partition.Set { return e.set }
 
 // Catalog is the cluster's catalog.
-func (e *engine) Catalog() *catalog.Catalog { return e.catalog }
+func (e *Store) Catalog() *catalog.Catalog { return e.catalog }
 
 // openStore opens the store in cfg.DataDir and recovers what an earlier process
 // left there. When it returns, everything that was ever acknowledged can be read
 // and appends can be taken; they are answered once Run runs.
-func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Registerer) (_ *engine, err error) {
+func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Registerer) (_ *Store, err error) {
 	files := disk.OS{}
 	if err := files.MkdirAll(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
@@ -119,8 +119,8 @@ func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus
 		return nil, fmt.Errorf("open metadata: %w", err)
 	}
 	closers = append(closers, metadata)
-	e, err := openEngine(ctx, parts{
-		files: files, dir: filepath.Join(cfg.DataDir, "wal"), blobs: blobs, meta: metadata, broker: cfg.NodeID,
+	e, err := OpenStore(ctx, Parts{
+		Files: files, Dir: filepath.Join(cfg.DataDir, "wal"), Blobs: blobs, Meta: metadata, Broker: cfg.NodeID,
 	}, cfg.Store, log)
 	if err != nil {
 		return nil, err
@@ -133,25 +133,25 @@ func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus
 	return e, nil
 }
 
-// parts is what an engine stands on.
-type parts struct {
-	files  disk.FS
-	dir    string // of the log
-	blobs  blob.Store
-	meta   meta.Store
-	broker int32
+// Parts is what a Store stands on. Its owner closes them after the Store.
+type Parts struct {
+	Files  disk.FS
+	Dir    string // of the log
+	Blobs  blob.Store
+	Meta   meta.Store
+	Broker int32
 }
 
-// openEngine is openStore on given parts. The caller holds the broker's lock.
-func openEngine(ctx context.Context, on parts, cfg StoreConfig, log *slog.Logger) (_ *engine, err error) {
+// OpenStore is openStore on given parts. The caller holds the broker's lock.
+func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger) (_ *Store, err error) {
 	began := time.Now()
-	e := &engine{cfg: cfg.withDefaults(), log: log, files: on.files, blobs: on.blobs, meta: on.meta}
+	e := &Store{cfg: cfg.withDefaults(), log: log, files: on.Files, blobs: on.Blobs, meta: on.Meta}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(e.closers))
 		}
 	}()
-	if e.catalog, err = catalog.Open(ctx, on.meta, catalog.Config{
+	if e.catalog, err = catalog.Open(ctx, on.Meta, catalog.Config{
 		Ranges: e.ranges, Deleted: func(id catalog.TopicID) { e.set.Drop(id) }, Entomb: e.entomb, Now: cfg.Partitions.Now,
 	}); err != nil {
 		return nil, err
@@ -161,14 +161,14 @@ func openEngine(ctx context.Context, on parts, cfg StoreConfig, log *slog.Logger
 	}
 	var nonce [16]byte
 	rand.Read(nonce[:])
-	if e.writer, e.adopted, err = e.catalog.Register(ctx, on.broker, "file"); err != nil {
+	if e.writer, e.adopted, err = e.catalog.Register(ctx, on.Broker, "file"); err != nil {
 		return nil, err
 	}
 	// From here on nothing of an earlier epoch can be committed but by us.
 	if err := e.markEpoch(ctx, nonce); err != nil {
 		return nil, err
 	}
-	e.reader = read.New(on.blobs, e.catalog, e.cfg.Read)
+	e.reader = read.New(on.Blobs, e.catalog, e.cfg.Read)
 	e.set = partition.NewSet(e.catalog, e.reader, e.writer, e.writer.Epoch(), e.cfg.Partitions)
 	if err := e.load(ctx); err != nil {
 		return nil, err
@@ -176,15 +176,15 @@ func openEngine(ctx context.Context, on parts, cfg StoreConfig, log *slog.Logger
 	if err := e.recover(ctx, on); err != nil {
 		return nil, err
 	}
-	e.flusher = write.NewFlusher(source{e.set}, on.blobs, e.writer, e.wal, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
-	e.sweeper = write.NewSweeper(e.catalog, e.writer, on.blobs, starts{e.set}, e.cfg.Sweep, log)
+	e.flusher = write.NewFlusher(source{e.set}, on.Blobs, e.writer, e.wal, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
+	e.sweeper = write.NewSweeper(e.catalog, e.writer, on.Blobs, starts{e.set}, e.cfg.Sweep, log)
 	log.Info("store is open", "epoch", e.writer.Epoch(), "topics", len(e.catalog.Topics()),
 		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
 	return e, nil
 }
 
 // ranges reads what an object holds from its index.
-func (e *engine) ranges(ctx context.Context, cluster string, o *catalog.Object) ([]catalog.Range, error) {
+func (e *Store) ranges(ctx context.Context, cluster string, o *catalog.Object) ([]catalog.Range, error) {
 	var rs []catalog.Range
 	err := e.retry(ctx, "read index of "+o.Name, func() error {
 		x, err := read.LoadIndex(ctx, e.blobs, cluster, o)
@@ -198,7 +198,7 @@ func (e *engine) ranges(ctx context.Context, cluster string, o *catalog.Object) 
 
 // retry repeats fn while the object store fails: a start waits for it, like
 // everything else here. What waiting can't mend is returned.
-func (e *engine) retry(ctx context.Context, what string, fn func() error) error {
+func (e *Store) retry(ctx context.Context, what string, fn func() error) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		err := fn()
 		switch {
@@ -216,7 +216,7 @@ func (e *engine) retry(ctx context.Context, what string, fn func() error) error 
 
 // putOnce stores a small object that may be there already, and returns what is
 // stored then.
-func (e *engine) putOnce(ctx context.Context, key string, body []byte) (stored []byte, err error) {
+func (e *Store) putOnce(ctx context.Context, key string, body []byte) (stored []byte, err error) {
 	err = e.retry(ctx, "put "+key, func() error {
 		err := e.blobs.Put(ctx, key, bytes.NewReader(body), int64(len(body)))
 		if !errors.Is(err, blob.ErrExists) {
@@ -238,7 +238,7 @@ func (e *engine) putOnce(ctx context.Context, key string, body []byte) (stored [
 }
 
 // claimBucket ties the object store to the cluster (P13).
-func (e *engine) claimBucket(ctx context.Context) error {
+func (e *Store) claimBucket(ctx context.Context) error {
 	got, err := e.putOnce(ctx, "cluster", []byte(e.catalog.ClusterID()))
 	if err != nil {
 		return fmt.Errorf("claim object store: %w", err)
@@ -251,7 +251,7 @@ func (e *engine) claimBucket(ctx context.Context) error {
 
 // markEpoch leaves a mark of this epoch in the object store. If one of this or a
 // later epoch is there, the metadata has gone back in time.
-func (e *engine) markEpoch(ctx context.Context, nonce [16]byte) error {
+func (e *Store) markEpoch(ctx context.Context, nonce [16]byte) error {
 	prefix := fmt.Sprintf("epochs/%s/%d/", e.catalog.ClusterID(), e.writer.Broker())
 	key := fmt.Sprintf("%s%020d", prefix, e.writer.Epoch())
 	got, err := e.putOnce(ctx, key, nonce[:])
@@ -270,7 +270,7 @@ func (e *engine) markEpoch(ctx context.Context, nonce [16]byte) error {
 
 // entomb makes a topic's deletion known to the object store, so that metadata
 // rebuilt from objects does not bring it back (P13).
-func (e *engine) entomb(ctx context.Context, t catalog.Topic) error {
+func (e *Store) entomb(ctx context.Context, t catalog.Topic) error {
 	_, err := e.putOnce(ctx, "tomb/"+e.catalog.ClusterID()+"/"+t.ID.String(), []byte(t.Name))
 	return err
 }
@@ -279,7 +279,7 @@ func (e *engine) entomb(ctx context.Context, t catalog.Topic) error {
 const loaders = 16
 
 // load opens the partitions that objects hold something of.
-func (e *engine) load(ctx context.Context) error {
+func (e *Store) load(ctx context.Context) error {
 	all := e.catalog.Partitions()
 	next := make(chan catalog.Partition, len(all))
 	for _, p := range all {
@@ -312,8 +312,8 @@ func walID(cluster string, broker int32) [16]byte {
 
 // recover adopts the logs of earlier epochs: what is above their committed LSN
 // goes into memory, ready to be served and flushed like anything new (P15).
-func (e *engine) recover(ctx context.Context, on parts) error {
-	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), on.broker), Epoch: e.writer.Epoch()}
+func (e *Store) recover(ctx context.Context, on Parts) error {
+	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), on.Broker), Epoch: e.writer.Epoch()}
 	committed := map[int64]wal.LSN{}
 	for _, a := range e.adopted {
 		committed[a.Epoch] = wal.LSN(a.Committed)
@@ -326,7 +326,7 @@ func (e *engine) recover(ctx context.Context, on parts) error {
 			delete(committed, epoch) // its final cut marks it as done
 		}
 	}
-	found, err := wal.Recover(ctx, on.files, on.dir, id.WALID, func(epoch int64, lsn wal.LSN, data []byte) error {
+	found, err := wal.Recover(ctx, on.Files, on.Dir, id.WALID, func(epoch int64, lsn wal.LSN, data []byte) error {
 		from, ours := committed[epoch]
 		if !ours || lsn <= from {
 			return nil // in objects; an epoch that is done has nothing else
@@ -350,7 +350,7 @@ func (e *engine) recover(ctx context.Context, on parts) error {
 			return fmt.Errorf("recover log: epoch %d begins at LSN %d, only %d is in objects", f.Epoch, f.First, e.writer.Committed(f.Epoch))
 		}
 	}
-	if e.wal, err = wal.Open(ctx, on.files, on.dir, id, e.cfg.Log, found); err != nil {
+	if e.wal, err = wal.Open(ctx, on.Files, on.Dir, id, e.cfg.Log, found); err != nil {
 		return err
 	}
 	e.closers = append(e.closers, e.wal)
@@ -376,7 +376,7 @@ func (e *engine) recover(ctx context.Context, on parts) error {
 
 // Run keeps the store going until ctx ends; then it takes no more appends, puts
 // what it has into objects, and closes. An error means that the process must end.
-func (e *engine) Run(ctx context.Context) error {
+func (e *Store) Run(ctx context.Context) error {
 	// The parts outlive ctx: what was appended is still to be flushed.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -405,7 +405,7 @@ func (e *engine) Run(ctx context.Context) error {
 }
 
 // Close lets go of files and locks. Run does it at its end.
-func (e *engine) Close() error {
+func (e *Store) Close() error {
 	err := closeAll(e.closers)
 	e.closers = nil
 	return err

@@ -21,7 +21,7 @@ import (
 )
 
 // benchStore runs a store on the real disk with the default configuration.
-func benchStore(b *testing.B, dir string) (e *engine, stop func()) {
+func benchStore(b *testing.B, dir string) (e *Store, stop func()) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	e, err := openStore(ctx, DefaultConfig(dir), slog.New(slog.NewTextHandler(io.Discard, nil)), nil)

@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // register makes the store's counters and gauges visible. They are read when
 // asked for and cost nothing otherwise.
-func (e *engine) register(reg prometheus.Registerer) error {
+func (e *Store) register(reg prometheus.Registerer) error {
 	if reg == nil {
 		return nil
 	}

@@ -42,7 +42,7 @@ type world struct {
 // can be killed before or after any of them.
 type process struct {
 	w      *world
-	e      *engine
+	e      *Store
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error // of Run, when done is closed
@@ -74,8 +74,8 @@ func (w *world) start(killAt int, after bool) (*process, error) {
 	p := &process{w: w, killAt: killAt, after: after, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	e, err := openEngine(ctx, parts{
-		files: w.files, dir: "/wal", blobs: mortalBlobs{w.blobs, p}, meta: mortalMeta{w.meta, p},
+	e, err := OpenStore(ctx, Parts{
+		Files: w.files, Dir: "/wal", Blobs: mortalBlobs{w.blobs, p}, Meta: mortalMeta{w.meta, p},
 	}, w.cfg, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		cancel()
