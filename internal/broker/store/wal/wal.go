@@ -83,6 +83,19 @@ type Log interface {
 
 	// TrimEpoch is Trim for an epoch that was adopted, see Recover.
 	TrimEpoch(epoch int64, upto LSN) error
+
+	// Place says where a recovery of this epoch may begin when everything up to
+	// and including lsn is committed: for a log of slots the number of the last
+	// slot that lies wholly at or below lsn, 0 when there is none. A log in files
+	// finds its place itself and says 0.
+	Place(lsn LSN) int64
+
+	// Stats returns the log's counters and gauges.
+	Stats() Stats
+
+	// Close lets go of what the log holds. Call it after Run returned, or instead
+	// of Run.
+	Close() error
 }
 
 var (
@@ -95,6 +108,10 @@ var (
 	// ErrEpoch says that an epoch is not above those in the directory, or is
 	// none of the adopted ones.
 	ErrEpoch = errors.New("wrong epoch")
+	// ErrFenced says that another broker has taken this log over: it takes no
+	// record any more, nothing that was not answered yet may be acknowledged, and
+	// the process has to end.
+	ErrFenced = errors.New("log taken over by another broker")
 )
 
 // A CorruptError says that what was durable is damaged. Nothing repairs it; an
