@@ -37,13 +37,16 @@ test: vet ## everything fast: unit, property and transcript tests
 vet:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "gofmt would change: $$bad"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,crash,compat,browser,demo,bench ./test/...
+	$(GO) vet -tags e2e,crash,compat,browser,demo,bench,servers ./test/... ./internal/...
 
 race: ## the packages with concurrency under the race detector
 	$(RACE) $(CONCURRENT)
 
 e2e: build ## the loop end to end on the tape, recorded traffic twice; and hostile input on every port
 	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e/... ./test/hostile/...
+
+servers: tools ## the object store contract against a real S3 server
+	$(GO) test -tags servers -count=1 -timeout 15m ./internal/base/... ./test/rig/...
 
 crash: build ## SIGKILL at random moments under load, at least 20 rounds
 	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/crash/...
@@ -74,4 +77,4 @@ nightly: ## the same suites with bigger numbers, and the benches
 clean: ## remove what was built
 	rm -rf bin $(CACHE) $(ARTIFACTS) web/node_modules internal/web/dist/assets internal/web/dist/index.html
 
-.PHONY: help build pages run test vet race e2e crash compat browser demo-check fuzz tools bench nightly clean
+.PHONY: help build pages run test vet race e2e servers crash compat browser demo-check fuzz tools bench nightly clean
