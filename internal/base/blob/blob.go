@@ -14,9 +14,12 @@
 // Keys are paths of one or more segments joined by "/", see CheckKey. No key may
 // be the beginning of another's path ("a" and "a/b"): a directory can't hold both,
 // and a Put of the second may fail with ErrBadKey. The
-// packages below implement the contract: blobdir in a local directory, blobmem in
-// memory with faults for tests. Both pass the suite of blobtest; bloburl opens a
-// store by its URL.
+// packages below implement the contract: blobdir in a local directory, blobs3 in a
+// bucket of an S3-compatible store, blobmem in memory with faults for tests. All
+// pass the suite of blobtest; bloburl opens a store by its URL.
+//
+// What not every store can do is asked for: Probe finds out whether Put really is
+// create-only, As finds a Clock, and Counted counts the requests.
 package blob
 
 import (
@@ -38,6 +41,10 @@ var (
 	ErrUnknown = errors.New("outcome unknown")
 	// ErrRange says that a read asked for bytes beyond the end of the object.
 	ErrRange = errors.New("range outside of the object")
+	// ErrRefused says that the store refuses such a call: the bucket is missing, or
+	// the credentials or their rights are. Nothing was done, and repeating does not
+	// help until an operator has acted; the message says how.
+	ErrRefused = errors.New("object store refuses")
 	// ErrBadKey says that a key or a prefix is not one CheckKey allows.
 	ErrBadKey = errors.New("bad object key")
 )
