@@ -3,7 +3,9 @@
 // every change.
 //
 // The store has one revision, which each transaction that changes something
-// raises by one. Every key knows the revision that created it and the one that
+// raises. It may rise by more than one: a remote store is shared, and what others
+// do under other prefixes raises it too. A transaction that changes nothing
+// leaves it. Every key knows the revision that created it and the one that
 // changed it last; a deleted and recreated key starts anew. Reads are
 // linearizable: they see every transaction that was answered before they began.
 //
@@ -12,16 +14,23 @@
 // (ErrUnknown): then it may have been applied, or may still be, and the caller
 // re-reads to decide. What was answered as done is durable.
 //
+// A lease is the life of whoever keeps it: the keys put with it vanish, all at
+// one revision, when nobody refreshed it for its time to live. Its time is the
+// store's; a keeper that was not answered must assume that its lease is gone
+// when the time to live has passed since it sent the last answered refresh.
+//
 // The packages below implement the contract: metalocal in a local file for one
-// process, metamem in memory with faults for tests. Both pass the suite of
-// metatest. The store is for thousands of small keys and tens of transactions a
-// second, not for data.
+// process, metaetcd in an etcd for many, metamem in memory with faults for
+// tests. All pass the suite of metatest; metaurl opens the one that a URL names.
+// The store is for thousands of small keys and tens of transactions a second,
+// not for data.
 package meta
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 var (
@@ -36,6 +45,14 @@ var (
 	// ErrCompacted says that a watch asks for changes that are no longer kept.
 	// Scan, and watch from the scan's revision.
 	ErrCompacted = errors.New("revision compacted")
+	// ErrNoLease says that a lease has expired, was revoked or never was. A
+	// transaction that needs it did nothing.
+	ErrNoLease = errors.New("no such lease")
+	// ErrNoSpace says that the store is full. For a transaction it comes with
+	// ErrUnknown: repeat it, as any other, once there is space.
+	ErrNoSpace = errors.New("store is full")
+	// ErrDenied says that the store refuses this user. Nothing was done.
+	ErrDenied = errors.New("access denied")
 	// ErrClosed says that the store is closed.
 	ErrClosed = errors.New("store closed")
 )
@@ -118,15 +135,26 @@ const (
 	OpDeletePrefix
 )
 
+// LeaseID names a lease; 0 is none. An id is not used again.
+type LeaseID int64
+
 // An Op is one write of a transaction. Use the constructors.
 type Op struct {
 	Kind  OpKind
 	Key   string
 	Value []byte
+	Lease LeaseID // of a put
 }
 
 // Put sets the key to the value.
 func Put(key string, value []byte) Op { return Op{Kind: OpPut, Key: key, Value: value} }
+
+// WithLease makes a put's key vanish with the lease. A key belongs to the lease of
+// its last put only, so one without a lease keeps the key.
+func (o Op) WithLease(id LeaseID) Op {
+	o.Lease = id
+	return o
+}
 
 // Delete removes the key; that it is absent is no error.
 func Delete(key string) Op { return Op{Kind: OpDelete, Key: key} }
@@ -135,7 +163,8 @@ func Delete(key string) Op { return Op{Kind: OpDelete, Key: key} }
 func DeletePrefix(prefix string) Op { return Op{Kind: OpDeletePrefix, Key: prefix} }
 
 // A Txn is: if all of If hold, do all of Then; otherwise read ElseGet. Both
-// happen at one revision. No two Then may touch the same key.
+// happen at one revision. No two Then may touch the same key. If all of If hold
+// and a lease in Then is gone, nothing is done: ErrNoLease.
 type Txn struct {
 	If      []Cmp
 	Then    []Op
@@ -157,8 +186,10 @@ type Event struct {
 	Deleted bool
 }
 
-// A Batch is what one transaction changed of what a watch looks at. Err is the
-// end of the watch: ErrCompacted, ErrClosed or the context's error.
+// A Batch is what one transaction, or the end of a lease, changed of what a watch
+// looks at. One without events is progress: everything up to Rev was sent, and
+// Rev may be that of the batch before. Err is the end of the watch: ErrCompacted,
+// ErrClosed, the context's error, or that of a store that can't be followed now.
 type Batch struct {
 	Rev    int64
 	Events []Event
@@ -182,11 +213,30 @@ type Store interface {
 	Txn(ctx context.Context, t Txn) (TxnResult, error)
 
 	// Watch sends every change with a revision above after of keys that start
-	// with prefix, in order of revisions, one Batch a transaction. The last
-	// Batch has Err set, then the channel is closed. The watch ends with ctx, and
-	// with ErrCompacted when the changes wanted are no longer kept: at the start,
-	// or because the watcher is too slow.
+	// with prefix, in order of revisions, one Batch a revision, never part of
+	// one. The last Batch has Err set, then the channel is closed. The watch ends
+	// with ctx, and with ErrCompacted when the changes wanted are no longer kept:
+	// at the start, or because the watcher is too slow. After any other error
+	// watch again from the last Rev received.
 	Watch(ctx context.Context, prefix string, after int64) <-chan Batch
+
+	// Progress asks the watches of this store to send a Batch without events as
+	// soon as they have sent everything up to the revision of now. It does not
+	// wait for them. The request may be lost.
+	Progress(ctx context.Context) error
+
+	// Grant makes a lease that lives for ttl after each refresh; the store may
+	// round it up, by seconds. An error may leave a lease that nobody keeps.
+	Grant(ctx context.Context, ttl time.Duration) (LeaseID, error)
+
+	// KeepAlive refreshes the lease once and returns how long it lives from the
+	// moment of the request on. ErrNoLease: it is gone. After any other error
+	// it is unknown whether it was refreshed.
+	KeepAlive(ctx context.Context, id LeaseID) (time.Duration, error)
+
+	// Revoke ends the lease and deletes its keys. ErrNoLease: it is gone. After
+	// any other error it is unknown whether it is.
+	Revoke(ctx context.Context, id LeaseID) error
 
 	// Close ends all watches and closes the store.
 	Close() error
@@ -222,6 +272,9 @@ func (t Txn) Check() error {
 		}
 		if err := key("write", o.Key); err != nil {
 			return err
+		}
+		if o.Lease != 0 && o.Kind != OpPut {
+			return fmt.Errorf("%w: a lease without a put of key %q", ErrInvalid, o.Key)
 		}
 		for _, p := range t.Then[:i] {
 			if o.overlaps(p) {

@@ -34,7 +34,12 @@ type Feed struct {
 	batches []meta.Batch  // in order of Rev; all keys
 	events  int           // in batches
 	floor   int64         // every change with a revision above it is in batches
-	changed chan struct{} // closed and replaced by Publish
+	last    int64         // revision of the newest change
+	asked   int64         // how often Progress was called
+	held    bool          // watchers get nothing
+	broken  chan struct{} // closed and replaced by Break
+	why     error         // of the last Break
+	changed chan struct{} // closed and replaced by whatever watchers wait for
 	closed  bool
 }
 
@@ -48,6 +53,8 @@ func New(rev int64, maxEvents int) *Feed {
 		group:     run.New(context.Background()),
 		maxEvents: maxEvents,
 		floor:     rev,
+		last:      rev,
+		broken:    make(chan struct{}),
 		changed:   make(chan struct{}),
 	}
 }
@@ -58,6 +65,7 @@ func (f *Feed) Publish(rev int64, events []meta.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.batches = append(f.batches, meta.Batch{Rev: rev, Events: events})
+	f.last = rev
 	f.events += len(events)
 	drop := 0
 	for f.events > f.maxEvents && drop < len(f.batches)-1 {
@@ -67,8 +75,40 @@ func (f *Feed) Publish(rev int64, events []meta.Event) {
 		drop++
 	}
 	f.batches = f.batches[drop:]
+	f.wake()
+}
+
+// wake makes the watchers look. Call with f.mu held.
+func (f *Feed) wake() {
 	close(f.changed)
 	f.changed = make(chan struct{})
+}
+
+// Progress makes every watcher send a batch without events when it has sent
+// everything there is.
+func (f *Feed) Progress() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	f.wake()
+}
+
+// Hold keeps changes back from the watchers until Hold(false); for tests of a
+// watch that lags.
+func (f *Feed) Hold(held bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = held
+	f.wake()
+}
+
+// Break ends the watches there are with err; for tests of lost ones.
+func (f *Feed) Break(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.why = err
+	close(f.broken)
+	f.broken = make(chan struct{})
 }
 
 // Compact forgets everything kept so far; for tests of what follows from it.
@@ -91,9 +131,10 @@ func (f *Feed) Watch(ctx context.Context, prefix string, after int64) <-chan met
 		close(out)
 		return out
 	}
+	broken, asked := f.broken, f.asked
 	f.group.Go("meta-watch", func(feedCtx context.Context) error {
 		defer close(out)
-		err := f.follow(ctx, feedCtx, prefix, after, out)
+		err := f.follow(ctx, feedCtx, broken, prefix, cursor{after, asked}, out)
 		select {
 		case out <- meta.Batch{Err: err}:
 			return nil
@@ -109,22 +150,31 @@ func (f *Feed) Watch(ctx context.Context, prefix string, after int64) <-chan met
 	return out
 }
 
-// follow sends batches until one of the contexts ends or the watcher is too far
-// behind, and returns why.
-func (f *Feed) follow(ctx, feedCtx context.Context, prefix string, after int64, out chan<- meta.Batch) error {
+// cursor is how far a watcher is.
+type cursor struct {
+	after int64 // revision
+	asked int64 // calls of Progress that are answered
+}
+
+// follow sends batches until one of the contexts ends, the watch is broken or
+// the watcher is too far behind, and returns why.
+func (f *Feed) follow(ctx, feedCtx context.Context, broken <-chan struct{}, prefix string, at cursor, out chan<- meta.Batch) error {
 	for {
-		batches, changed, err := f.since(after)
+		batches, next, changed, err := f.since(at)
 		if err != nil {
 			return err
 		}
+		at = next
 		for _, b := range batches {
-			after = b.Rev
+			all := len(b.Events)
 			b.Events = under(prefix, b.Events)
-			if len(b.Events) == 0 {
+			if len(b.Events) == 0 && all != 0 {
 				continue
 			}
 			select {
 			case out <- b:
+			case <-broken:
+				return f.reason()
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-feedCtx.Done():
@@ -136,6 +186,8 @@ func (f *Feed) follow(ctx, feedCtx context.Context, prefix string, after int64, 
 		}
 		select {
 		case <-changed:
+		case <-broken:
+			return f.reason()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-feedCtx.Done():
@@ -144,18 +196,37 @@ func (f *Feed) follow(ctx, feedCtx context.Context, prefix string, after int64, 
 	}
 }
 
-// since returns some of the batches above after, in order, and the channel that
-// tells of more.
-func (f *Feed) since(after int64) ([]meta.Batch, <-chan struct{}, error) {
+func (f *Feed) reason() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if after < f.floor {
-		return nil, nil, meta.ErrCompacted
+	return f.why
+}
+
+// since returns some of what a watcher at the cursor has not got, in order, where
+// it is after that, and the channel that tells of more.
+func (f *Feed) since(at cursor) ([]meta.Batch, cursor, <-chan struct{}, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at.after < f.floor {
+		return nil, at, nil, meta.ErrCompacted
 	}
-	from := sort.Search(len(f.batches), func(i int) bool { return f.batches[i].Rev > after })
+	if f.held {
+		return nil, at, f.changed, nil
+	}
+	from := sort.Search(len(f.batches), func(i int) bool { return f.batches[i].Rev > at.after })
 	to := min(len(f.batches), from+pending)
 	// Copied, since Publish clears what it drops.
-	return append([]meta.Batch(nil), f.batches[from:to]...), f.changed, nil
+	some := append([]meta.Batch(nil), f.batches[from:to]...)
+	if len(some) > 0 {
+		at.after = some[len(some)-1].Rev
+	}
+	if to == len(f.batches) && at.asked < f.asked {
+		at.asked = f.asked
+		if at.after <= f.last {
+			some = append(some, meta.Batch{Rev: f.last})
+		}
+	}
+	return some, at, f.changed, nil
 }
 
 // Close ends all watches with meta.ErrClosed and waits for their goroutines.

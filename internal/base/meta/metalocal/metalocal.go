@@ -6,10 +6,12 @@
 //
 //	bucket "meta":  "format" -> 1, "rev" -> revision                 (8 bytes each)
 //	bucket "kv":    key -> create revision, mod revision, value      (8, 8, n bytes)
+//	bucket "lease": key -> lease it vanishes with                    (8 bytes)
 //
 // All integers are big-endian. Revisions are in the database and go on after a
 // restart; recent changes, for watches, are in memory only, so a watch from before
-// the restart ends with meta.ErrCompacted and its owner scans again.
+// the restart ends with meta.ErrCompacted and its owner scans again. Leases end
+// with the process: Open deletes their keys.
 //
 // How it fails: a commit that fails leaves it open what the next start will find.
 // Such a transaction returns meta.ErrUnknown, and so does every later one: the
@@ -26,6 +28,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,15 +38,18 @@ import (
 	"github.com/looptape/looptape/internal/base/disk"
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/base/meta/feed"
+	"github.com/looptape/looptape/internal/base/meta/lease"
+	"github.com/looptape/looptape/internal/base/run"
 )
 
 const formatVersion = 1
 
 var (
-	bucketMeta = []byte("meta")
-	bucketKV   = []byte("kv")
-	keyFormat  = []byte("format")
-	keyRev     = []byte("rev")
+	bucketMeta  = []byte("meta")
+	bucketKV    = []byte("kv")
+	bucketLease = []byte("lease")
+	keyFormat   = []byte("format")
+	keyRev      = []byte("rev")
 )
 
 // lockWait is how long Open waits for another process to let go of the file.
@@ -57,6 +63,9 @@ type Store struct {
 	db     *bbolt.DB
 	path   string
 	feed   *feed.Feed
+	book   *lease.Book
+	group  *run.Group    // ends leases
+	start  sync.Once     // of the group's goroutine
 	turn   chan struct{} // holds one token; who has it runs the one transaction
 	failed atomic.Pointer[error]
 	closed atomic.Bool
@@ -79,8 +88,14 @@ func Open(path string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open metadata %s: %w", path, err)
 	}
-	s := &Store{db: db, path: path, turn: make(chan struct{}, 1)}
+	s := &Store{
+		db: db, path: path, turn: make(chan struct{}, 1),
+		book: lease.New(time.Now), group: run.New(context.Background()),
+	}
 	rev, err := s.prepare()
+	if err == nil {
+		rev, err = s.endAll(rev)
+	}
 	if err == nil && created {
 		err = disk.OS{}.SyncDir(filepath.Dir(path))
 	}
@@ -119,6 +134,9 @@ func (s *Store) prepare() (rev int64, err error) {
 			return err
 		}
 		if _, err := tx.CreateBucket(bucketKV); err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucket(bucketLease); err != nil {
 			return err
 		}
 		if err := b.Put(keyFormat, appendNumber(nil, formatVersion)); err != nil {
@@ -202,6 +220,12 @@ func (s *Store) Txn(ctx context.Context, t meta.Txn) (meta.TxnResult, error) {
 	if err := t.Check(); err != nil {
 		return meta.TxnResult{}, err
 	}
+	return s.change(ctx, func(tx *bbolt.Tx) (meta.TxnResult, []meta.Event, error) { return s.apply(tx, t) })
+}
+
+// change runs fn in the one transaction under way, commits what it changed and
+// tells the watchers. An error of fn means that nothing was done.
+func (s *Store) change(ctx context.Context, fn func(*bbolt.Tx) (meta.TxnResult, []meta.Event, error)) (meta.TxnResult, error) {
 	select {
 	case <-s.turn:
 		defer func() { s.turn <- struct{}{} }()
@@ -218,7 +242,7 @@ func (s *Store) Txn(ctx context.Context, t meta.Txn) (meta.TxnResult, error) {
 	var events []meta.Event
 	var broken error // found before anything was committed
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		result, events, broken = apply(tx, t)
+		result, events, broken = fn(tx)
 		if broken == nil && len(events) > 0 {
 			return nil
 		}
@@ -242,8 +266,8 @@ func (s *Store) Txn(ctx context.Context, t meta.Txn) (meta.TxnResult, error) {
 }
 
 // apply runs the transaction and returns what it changed; no events: nothing.
-func apply(tx *bbolt.Tx, t meta.Txn) (meta.TxnResult, []meta.Event, error) {
-	m, b := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
+func (s *Store) apply(tx *bbolt.Tx, t meta.Txn) (meta.TxnResult, []meta.Event, error) {
+	m, b, leased := tx.Bucket(bucketMeta), tx.Bucket(bucketKV), tx.Bucket(bucketLease)
 	rev, _ := number(m.Get(keyRev))
 	for _, c := range t.If {
 		kv, ok, err := get(b, c.Key)
@@ -264,14 +288,19 @@ func apply(tx *bbolt.Tx, t meta.Txn) (meta.TxnResult, []meta.Event, error) {
 			return r, nil, nil
 		}
 	}
+	for _, o := range t.Then {
+		if o.Lease != 0 && !s.book.Alive(o.Lease) {
+			return meta.TxnResult{}, nil, fmt.Errorf("put %q: %w", o.Key, meta.ErrNoLease)
+		}
+	}
 	next := rev + 1
 	var events []meta.Event
 	for _, o := range t.Then {
 		var err error
 		if o.Kind == meta.OpPut {
-			events, err = put(b, o, next, events)
+			events, err = put(b, leased, o, next, events)
 		} else {
-			events, err = remove(b, o, next, events)
+			events, err = remove(b, leased, o, next, events)
 		}
 		if err != nil {
 			return meta.TxnResult{}, nil, err
@@ -286,7 +315,7 @@ func apply(tx *bbolt.Tx, t meta.Txn) (meta.TxnResult, []meta.Event, error) {
 	return meta.TxnResult{OK: true, Rev: next}, events, nil
 }
 
-func put(b *bbolt.Bucket, o meta.Op, rev int64, events []meta.Event) ([]meta.Event, error) {
+func put(b, leased *bbolt.Bucket, o meta.Op, rev int64, events []meta.Event) ([]meta.Event, error) {
 	created := rev
 	if old, ok, err := get(b, o.Key); err != nil {
 		return nil, err
@@ -300,12 +329,15 @@ func put(b *bbolt.Bucket, o meta.Op, rev int64, events []meta.Event) ([]meta.Eve
 	if err := b.Put([]byte(o.Key), stored); err != nil {
 		return nil, err
 	}
+	if err := attach(leased, o.Key, o.Lease); err != nil {
+		return nil, err
+	}
 	value := append([]byte{}, o.Value...)
 	return append(events, meta.Event{Key: o.Key, Value: value, ModRev: rev}), nil
 }
 
 // remove does Delete and DeletePrefix.
-func remove(b *bbolt.Bucket, o meta.Op, rev int64, events []meta.Event) ([]meta.Event, error) {
+func remove(b, leased *bbolt.Bucket, o meta.Op, rev int64, events []meta.Event) ([]meta.Event, error) {
 	var keys [][]byte // first gathered: a cursor does not survive changes
 	c := b.Cursor()
 	for k, _ := c.Seek([]byte(o.Key)); k != nil && bytes.HasPrefix(k, []byte(o.Key)) && o.Covers(string(k)); k, _ = c.Next() {
@@ -313,6 +345,9 @@ func remove(b *bbolt.Bucket, o meta.Op, rev int64, events []meta.Event) ([]meta.
 	}
 	for _, k := range keys {
 		if err := b.Delete(k); err != nil {
+			return nil, err
+		}
+		if err := leased.Delete(k); err != nil {
 			return nil, err
 		}
 		events = append(events, meta.Event{Key: string(k), ModRev: rev, Deleted: true})
@@ -331,6 +366,8 @@ func (s *Store) Close() error {
 		return nil
 	}
 	err := s.feed.Close()
+	s.group.Stop()
+	err = errors.Join(err, s.group.Wait())
 	if cerr := s.db.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close %s: %w", s.path, cerr))
 	}

@@ -2,26 +2,34 @@
 //
 // A hook set by SetFault sees every call before it happens and may make it fail:
 // before it took effect, or after, with meta.ErrUnknown as a remote store would.
-// Nothing is kept when the process ends, but one Store may be shared by what a
-// test restarts.
+// Watches may be made to lag (Hold), to end (Break) and to come too late
+// (Compact), leases to end at once (Expire). With NewAt leases live by the
+// test's clock and end when a call or Tick sees that their time has passed; with
+// New they live by the real one, or by that of a synctest bubble. Nothing is kept
+// when the process ends, but one Store may be shared by what a test restarts.
 package metamem
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/base/meta/feed"
+	"github.com/looptape/looptape/internal/base/meta/lease"
+	"github.com/looptape/looptape/internal/base/run"
 )
 
 // A Call is what a fault hook gets to see. Txn is set for a transaction.
 type Call struct {
-	Method string // "Get", "Scan", "Txn"
+	Method string // "Get", "Scan", "Txn", "Progress", "Grant", "KeepAlive", "Revoke"
 	Txn    *meta.Txn
+	Lease  meta.LeaseID // of KeepAlive and Revoke
 }
 
 // A Fault says how a call fails. Before: nothing happens and it is returned.
@@ -33,20 +41,36 @@ type Fault struct {
 
 // Store is a meta.Store in memory.
 type Store struct {
-	feed *feed.Feed
+	feed  *feed.Feed
+	book  *lease.Book
+	group *run.Group // ends leases; nil with the test's clock
 
-	mu     sync.Mutex
-	keys   map[string]meta.KV
-	rev    int64
-	closed bool
-	fault  func(Call) Fault
+	mu      sync.Mutex
+	keys    map[string]meta.KV
+	leased  map[string]meta.LeaseID // by key
+	lease   meta.LeaseID            // the last one given out
+	rev     int64
+	closed  bool
+	running bool // group has its goroutine
+	fault   func(Call) Fault
 }
 
 var _ meta.Store = (*Store)(nil)
 
 // New returns an empty store at revision 0.
 func New() *Store {
-	return &Store{feed: feed.New(0, 0), keys: map[string]meta.KV{}}
+	s := NewAt(time.Now)
+	s.group = run.New(context.Background())
+	return s
+}
+
+// NewAt returns an empty store at revision 0 whose leases live by the given
+// clock.
+func NewAt(now func() time.Time) *Store {
+	return &Store{
+		feed: feed.New(0, 0), book: lease.New(now),
+		keys: map[string]meta.KV{}, leased: map[string]meta.LeaseID{},
+	}
 }
 
 // SetFault installs the hook, which is asked once a call, one call at a time. nil
@@ -68,6 +92,7 @@ func (s *Store) begin(ctx context.Context, c Call) (after error, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	s.expire()
 	if s.fault == nil {
 		return nil, nil
 	}
@@ -134,14 +159,17 @@ func (s *Store) Txn(ctx context.Context, t meta.Txn) (meta.TxnResult, error) {
 	if err != nil {
 		return meta.TxnResult{}, fmt.Errorf("transaction: %w", err)
 	}
-	r := s.apply(t)
-	if after != nil {
-		return meta.TxnResult{}, fmt.Errorf("transaction: %w", after)
+	r, err := s.apply(t)
+	if err == nil {
+		err = after
+	}
+	if err != nil {
+		return meta.TxnResult{}, fmt.Errorf("transaction: %w", err)
 	}
 	return r, nil
 }
 
-func (s *Store) apply(t meta.Txn) meta.TxnResult {
+func (s *Store) apply(t meta.Txn) (meta.TxnResult, error) {
 	for _, c := range t.If {
 		if kv, ok := s.keys[c.Key]; !c.Holds(kv, ok) {
 			r := meta.TxnResult{Rev: s.rev}
@@ -150,13 +178,19 @@ func (s *Store) apply(t meta.Txn) meta.TxnResult {
 					r.Else = append(r.Else, clone(kv))
 				}
 			}
-			return r
+			return r, nil
+		}
+	}
+	for _, o := range t.Then {
+		if o.Lease != 0 && !s.book.Alive(o.Lease) {
+			return meta.TxnResult{}, fmt.Errorf("put %q: %w", o.Key, meta.ErrNoLease)
 		}
 	}
 	rev := s.rev + 1
 	var events []meta.Event
 	remove := func(key string) {
 		delete(s.keys, key)
+		delete(s.leased, key)
 		events = append(events, meta.Event{Key: key, ModRev: rev, Deleted: true})
 	}
 	for _, o := range t.Then {
@@ -167,6 +201,10 @@ func (s *Store) apply(t meta.Txn) meta.TxnResult {
 				kv.CreateRev = old.CreateRev
 			}
 			s.keys[o.Key] = kv
+			delete(s.leased, o.Key)
+			if o.Lease != 0 {
+				s.leased[o.Key] = o.Lease
+			}
 			events = append(events, meta.Event{Key: o.Key, Value: kv.Value, ModRev: rev})
 		case meta.OpDelete:
 			if _, ok := s.keys[o.Key]; ok {
@@ -189,7 +227,7 @@ func (s *Store) apply(t meta.Txn) meta.TxnResult {
 		s.rev = rev
 		s.feed.Publish(rev, events)
 	}
-	return meta.TxnResult{OK: true, Rev: s.rev}
+	return meta.TxnResult{OK: true, Rev: s.rev}, nil
 }
 
 // Watch implements meta.Store.
@@ -202,7 +240,12 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	return s.feed.Close()
+	err := s.feed.Close()
+	if s.group != nil {
+		s.group.Stop()
+		err = errors.Join(err, s.group.Wait())
+	}
+	return err
 }
 
 func clone(kv meta.KV) meta.KV {
