@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"log/slog"
 	"sync/atomic"
 	"testing"
 
@@ -39,5 +40,27 @@ func TestProcessorOutlivesItsGroupSession(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, outcome(t, c, "out")); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestInstanceOutlivesTheProcess(t *testing.T) {
+	dir := t.TempDir()
+	var names []string
+	for range 2 {
+		s, err := openStore(dir, 1<<20, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, err := s.instance()
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+		if err := s.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names[0] == "" || names[0] != names[1] {
+		t.Errorf("instance %q, then %q", names[0], names[1])
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/looptape/looptape/internal/base/run"
@@ -207,6 +208,10 @@ func (p *processor) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.store.close()) }()
+	instance, err := p.store.instance()
+	if err != nil {
+		return err
+	}
 	p.lag = newLagMeter(p.group, p.c.metrics)
 
 	stopped, fail := context.WithCancelCause(ctx)
@@ -214,6 +219,7 @@ func (p *processor) run(ctx context.Context) (err error) {
 	p.base, p.fail = context.WithoutCancel(ctx), fail
 	p.kgo, err = kgo.NewClient(p.c.options(
 		kgo.ConsumerGroup(p.group),
+		kgo.InstanceID(instance), // a static member
 		kgo.ConsumeTopics(p.cfg.Inputs...),
 		kgo.Balancers(kgo.RangeBalancer()), // equal numbers of one member: the co-partitioning
 		kgo.SessionTimeout(sessionTimeout),
@@ -243,7 +249,22 @@ func (p *processor) run(ctx context.Context) (err error) {
 	}
 	p.finish()
 	p.kgo.CloseAllowingRebalance()
+	p.leave(instance)
 	return werr
+}
+
+// leaving bounds the goodbye.
+const leaving = 2 * time.Second
+
+// leave ends the membership, so that a scaled-down process is replaced at once:
+// a static member that only stops keeps its partitions until its session ends. If
+// it fails, that is what happens.
+func (p *processor) leave(instance string) {
+	ctx, cancel := context.WithTimeout(p.base, leaving)
+	defer cancel()
+	if _, err := p.c.adm.LeaveGroup(ctx, kadm.LeaveGroup(p.group).InstanceIDs(instance).Reason("the processor ends")); err != nil {
+		p.c.log.Debug("leaving the group failed; its session will end", "group", p.group, "error", err)
+	}
 }
 
 // poll hands what is fetched to the workers. Between PollRecords and

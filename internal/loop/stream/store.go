@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,8 @@ import (
 //
 //	4 bytes partition, big endian | 1 byte kind | key
 //
-//	kind m   the checkpoint of the partition (JSON), key empty
+//	kind m   the checkpoint of the partition (JSON), key empty;
+//	         of partition -1 the instance name, key "instance"
 //	kind s   the handler's state
 //	kind t   a timer: 8 bytes time (ns since 1970, big endian, sign flipped) | key
 type store struct {
@@ -85,6 +87,26 @@ func keyEnd(prefix []byte) []byte {
 		}
 	}
 	return nil
+}
+
+// instance is the name of this state directory in its consumer group, made once:
+// a process that comes back on it, after a crash too, takes over its own place in
+// the group at once instead of waiting for the session of the dead one to end.
+func (s *store) instance() (string, error) {
+	key := storeKey(-1, kindMeta, []byte("instance"))
+	v, done, err := s.db.Get(key)
+	if err == nil {
+		defer done.Close()
+		return string(v), nil
+	}
+	if !errors.Is(err, pebble.ErrNotFound) {
+		return "", fmt.Errorf("read instance name: %w", err)
+	}
+	name := rand.Text()
+	if err := s.db.Set(key, []byte(name), pebble.Sync); err != nil {
+		return "", fmt.Errorf("write instance name: %w", err)
+	}
+	return name, nil
 }
 
 // load is the checkpoint of a partition number, or nil where there is none.
