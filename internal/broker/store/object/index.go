@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"slices"
 )
 
@@ -56,7 +57,7 @@ func (w *writer) entry(e Entry) {
 // Index says where in an object everything is.
 type Index struct {
 	Blocks []Entry // by topic, partition, base
-	Tails  []Entry // by topic, partition; one per partition
+	Tails  []Entry // by topic, partition, base; one per span
 }
 
 // Encode returns the index's bytes.
@@ -95,7 +96,7 @@ func DecodeIndex(b []byte, blocks int, crc uint32, pos int64) (*Index, error) {
 		if n := len(all); n > 0 && n != blocks {
 			p := all[n-1]
 			order := p.ComparePartition(e.Topic, e.Partition)
-			if order > 0 || order == 0 && (!isBlock || p.Last >= e.Base) {
+			if order > 0 || order == 0 && p.Last >= e.Base {
 				return nil, fmt.Errorf("%w: index entry %d is out of order", ErrCorrupt, n)
 			}
 		}
@@ -119,16 +120,19 @@ func (x *Index) Partition(topic [16]byte, partition int32) []Entry {
 	return x.Blocks[lo:hi:hi]
 }
 
-// Tail returns the tail entry of one partition.
-func (x *Index) Tail(topic [16]byte, partition int32) (Entry, bool) {
-	at, ok := slices.BinarySearchFunc(x.Tails, 0, func(e Entry, _ int) int { return e.ComparePartition(topic, partition) })
+// Tail returns the tail entry of the partition's span that starts at base.
+func (x *Index) Tail(topic [16]byte, partition int32, base int64) (Entry, bool) {
+	at, ok := slices.BinarySearchFunc(x.Tails, base, func(e Entry, base int64) int {
+		return cmp.Or(e.ComparePartition(topic, partition), cmp.Compare(e.Base, base))
+	})
 	if !ok {
 		return Entry{}, false
 	}
 	return x.Tails[at], true
 }
 
-// Span is all an object holds of one partition.
+// Span is a stretch of one partition that an object holds. A merged object may
+// hold several of a partition, with other objects' offsets between them.
 type Span struct {
 	Topic        [16]byte
 	Partition    int32
@@ -138,13 +142,17 @@ type Span struct {
 	Depth        uint8 // of the tail
 }
 
-// Spans returns what the object holds, by topic and partition.
+// Spans returns what the object holds, by topic, partition and base.
 func (x *Index) Spans() []Span {
 	all := make([]Span, 0, len(x.Tails))
 	at := 0 // blocks and tails have the same order
-	for _, t := range x.Tails {
+	for i, t := range x.Tails {
 		s := Span{t.Topic, t.Partition, t.Base, t.Last + 1, t.MaxTimestamp, 0, uint8(t.Batches)}
-		for ; at < len(x.Blocks) && x.Blocks[at].ComparePartition(t.Topic, t.Partition) == 0; at++ {
+		before := int64(math.MaxInt64)
+		if i+1 < len(x.Tails) && x.Tails[i+1].ComparePartition(t.Topic, t.Partition) == 0 {
+			before = x.Tails[i+1].Base
+		}
+		for ; at < len(x.Blocks) && x.Blocks[at].ComparePartition(t.Topic, t.Partition) == 0 && x.Blocks[at].Base < before; at++ {
 			s.Bytes += int64(x.Blocks[at].Len)
 		}
 		all = append(all, s)

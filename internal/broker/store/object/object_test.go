@@ -123,7 +123,7 @@ func TestReadBack(t *testing.T) {
 	if len(x.Partition(id(1), 4)) != 0 || len(x.Partition(id(2), 0)) != 0 || len(x.Partition(id(3), 0)) != 0 {
 		t.Error("blocks of a partition that has none")
 	}
-	e, ok := x.Tail(id(1), 5)
+	e, ok := x.Tail(id(1), 5, 10)
 	if !ok {
 		t.Fatal("no tail")
 	}
@@ -189,6 +189,7 @@ func TestPackRefuses(t *testing.T) {
 	for name, parts := range map[string][]Part{
 		"backward":  {{Units: []Unit{unit, unit}}},
 		"twice":     {{Partition: 1, Units: []Unit{unit}}, {Partition: 1, Units: []Unit{unit}}},
+		"overlap":   {{Tail: Tail{Base: 1, End: 9}}, {Tail: Tail{Base: 8, End: 10}}},
 		"no bytes":  {{Units: []Unit{{Base: 1, Last: 1}}}},
 		"wrong end": {{Units: []Unit{{Base: 2, Last: 1, Bytes: []byte("x")}}}},
 	} {

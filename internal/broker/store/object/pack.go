@@ -1,6 +1,7 @@
 package object
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -39,43 +40,35 @@ type Packed struct {
 // Pack builds an object. The footer's Identity, Nonce, Generation, LSNs and
 // Inputs are the caller's, the rest is filled in. It sorts parts in place.
 func Pack(f Footer, blockBytes int, parts []Part) (*Packed, error) {
-	cluster, err := clusterBytes(f.Identity.Cluster)
-	if err != nil {
-		return nil, err
-	}
 	if blockBytes <= 0 {
 		blockBytes = BlockBytes
 	}
 	slices.SortFunc(parts, func(a, b Part) int {
-		return Entry{Topic: a.Topic, Partition: a.Partition}.ComparePartition(b.Topic, b.Partition)
+		return cmp.Or(Entry{Topic: a.Topic, Partition: a.Partition}.ComparePartition(b.Topic, b.Partition), cmp.Compare(a.Tail.Base, b.Tail.Base))
 	})
-	p := &Packed{Footer: f}
-	p.add(appendHeader(nil, cluster, f.Identity.Kind))
-	p.Footer.Topics = nil
+	p := &Packed{}
+	w, err := newAssembly(f, p.add)
+	if err != nil {
+		return nil, err
+	}
 	for i := range parts {
-		if err := p.blocks(&parts[i], blockBytes); err != nil {
+		if err := p.blocks(w, &parts[i], blockBytes); err != nil {
 			return nil, err
 		}
-		if n := len(p.Footer.Topics); n == 0 || p.Footer.Topics[n-1].ID != parts[i].Topic {
-			p.Footer.Topics = append(p.Footer.Topics, TopicName{parts[i].Topic, parts[i].Tail.TopicName})
-		}
 	}
 	for i := range parts {
-		if i > 0 && parts[i].Topic == parts[i-1].Topic && parts[i].Partition == parts[i-1].Partition {
-			return nil, fmt.Errorf("pack object: partition %d is given twice", parts[i].Partition)
+		newest := int64(-1)
+		for _, u := range parts[i].Units {
+			newest = max(newest, u.MaxTimestamp)
 		}
-		p.tail(&parts[i])
+		if err := w.tail(parts[i].Topic, parts[i].Partition, &parts[i].Tail, newest); err != nil {
+			return nil, err
+		}
 	}
-	index := p.Index.Encode()
-	p.Footer.IndexPos, p.Footer.IndexLen = p.size, int64(len(index))
-	p.Footer.IndexCRC = crc32.Checksum(index, castagnoli)
-	p.Footer.Blocks, p.Footer.Tails = int32(len(p.Index.Blocks)), int32(len(p.Index.Tails))
-	p.add(index)
-	footer, err := p.Footer.Encode()
-	if err != nil {
-		return nil, fmt.Errorf("pack object: %w", err)
+	if err := w.finish(); err != nil {
+		return nil, err
 	}
-	p.add(footer)
+	p.Footer, p.Index = w.footer, w.index
 	return p, nil
 }
 
@@ -88,7 +81,7 @@ func (p *Packed) add(b []byte) {
 	p.size += int64(len(b))
 }
 
-func (p *Packed) blocks(part *Part, blockBytes int) error {
+func (p *Packed) blocks(w *assembly, part *Part, blockBytes int) error {
 	e := Entry{}
 	last := int64(-1)
 	for i, u := range part.Units {
@@ -97,7 +90,7 @@ func (p *Packed) blocks(part *Part, blockBytes int) error {
 		}
 		last = u.Last
 		if e.Len == 0 {
-			e = Entry{Topic: part.Topic, Partition: part.Partition, Base: u.Base, Pos: p.size, MaxTimestamp: -1}
+			e = Entry{Topic: part.Topic, Partition: part.Partition, Base: u.Base, MaxTimestamp: -1}
 		}
 		e.Last, e.MaxTimestamp = u.Last, max(e.MaxTimestamp, u.MaxTimestamp)
 		e.Batches += u.Batches
@@ -105,24 +98,13 @@ func (p *Packed) blocks(part *Part, blockBytes int) error {
 		e.Len += int32(len(u.Bytes))
 		p.add(u.Bytes)
 		if int(e.Len) >= blockBytes || i == len(part.Units)-1 {
-			p.Index.Blocks = append(p.Index.Blocks, e)
+			if err := w.block(e); err != nil {
+				return err
+			}
 			e.Len, e.CRC = 0, 0
 		}
 	}
 	return nil
-}
-
-func (p *Packed) tail(part *Part) {
-	b := part.Tail.Encode()
-	e := Entry{
-		Topic: part.Topic, Partition: part.Partition, Base: part.Tail.Base, Last: part.Tail.End - 1,
-		Pos: p.size, Len: int32(len(b)), Batches: int32(part.Tail.Depth), MaxTimestamp: -1, CRC: crc32.Checksum(b, castagnoli),
-	}
-	for _, u := range part.Units {
-		e.MaxTimestamp = max(e.MaxTimestamp, u.MaxTimestamp)
-	}
-	p.Index.Tails = append(p.Index.Tails, e)
-	p.add(b)
 }
 
 // Size is the object's length in bytes.

@@ -67,7 +67,7 @@ func (r *Reader) tail(ctx context.Context, p catalog.Partition, x catalog.Extent
 	if err != nil {
 		return nil, err
 	}
-	e, ok := index.Tail(p.Topic, p.Index)
+	e, ok := index.Tail(p.Topic, p.Index, x.Base)
 	if !ok {
 		return nil, fmt.Errorf("%w: object %s has no tail of %s", object.ErrCorrupt, x.Object.Name, p)
 	}
