@@ -7,6 +7,8 @@
 // the place is taken, so nothing is ever replaced) and syncs the directory: a
 // crash at any moment leaves the whole object or none of it. What a crash leaves
 // in .tmp is removed by the next Open. Use one Store at a time for a directory.
+// Large objects go past the page cache where the file system can, through a few
+// pieces of memory that are used again and again.
 //
 // How it fails: after a failed link or directory sync the object may be there now
 // and after a crash, or not; Put says blob.ErrUnknown. A Put that finds its key
@@ -33,15 +35,13 @@ import (
 // tmpDir can't be the first segment of a key, which starts with no dot.
 const tmpDir = ".tmp"
 
-// chunkBytes is how much Put copies at a time.
-const chunkBytes = 1 << 20
-
 // Store is a blob.Store in a directory. Use Open.
 type Store struct {
-	fs   disk.FS
-	root string
-	next atomic.Int64 // number of the next temporary file
-	made sync.Map     // directories whose own names are durable
+	fs    disk.FS
+	root  string
+	stage *stage
+	next  atomic.Int64 // number of the next temporary file
+	made  sync.Map     // directories whose own names are durable
 }
 
 var _ blob.Store = (*Store)(nil)
@@ -52,7 +52,7 @@ func Open(root string) (*Store, error) { return OpenFS(disk.OS{}, root) }
 
 // OpenFS is Open on another file system.
 func OpenFS(fs disk.FS, root string) (*Store, error) {
-	s := &Store{fs: fs, root: filepath.Clean(root)}
+	s := &Store{fs: fs, root: filepath.Clean(root), stage: newStage(fs)}
 	tmp := filepath.Join(s.root, tmpDir)
 	if err := fs.MkdirAll(tmp); err != nil {
 		return nil, fmt.Errorf("open object store %s: %w", root, err)
@@ -97,7 +97,7 @@ func (s *Store) put(ctx context.Context, key string, body io.ReaderAt, size int6
 		return err
 	}
 	tmp := filepath.Join(s.root, tmpDir, strconv.FormatInt(s.next.Add(1), 10))
-	err := s.write(ctx, tmp, body, size)
+	err := s.stage.write(ctx, tmp, body, size)
 	if err != nil {
 		s.drop(tmp)
 		return err
@@ -153,40 +153,6 @@ func (s *Store) taken(e disk.Entry, dir string) error {
 		return fmt.Errorf("%w: %w", blob.ErrUnknown, err)
 	}
 	return blob.ErrExists
-}
-
-// write makes the file tmp with the body, durably but for its name.
-func (s *Store) write(ctx context.Context, tmp string, body io.ReaderAt, size int64) error {
-	f, err := s.fs.OpenFile(tmp, disk.Mode{Write: true, Create: true, Excl: true})
-	if err != nil {
-		return err
-	}
-	err = copyBody(ctx, f, body, size)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func copyBody(ctx context.Context, f disk.File, body io.ReaderAt, size int64) error {
-	buf := make([]byte, min(size, chunkBytes))
-	for at := int64(0); at < size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		p := buf[:min(size-at, int64(len(buf)))]
-		if n, err := body.ReadAt(p, at); n < len(p) {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("read body at byte %d of %d: %w", at, size, err)
-		}
-		if _, err := f.WriteAt(p, at); err != nil {
-			return err
-		}
-		at += int64(len(p))
-	}
-	return ctx.Err()
 }
 
 // drop removes a temporary file; what can't be removed now is swept by the next

@@ -1,6 +1,7 @@
 package blobdir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,13 +26,74 @@ func TestSuite(t *testing.T) {
 }
 
 func TestSuiteInMemory(t *testing.T) {
-	blobtest.Run(t, func(t *testing.T) blob.Store {
-		s, err := OpenFS(diskmem.New(0), "/objects")
-		if err != nil {
-			t.Fatal(err)
+	for _, align := range []int{0, 512} {
+		t.Run(fmt.Sprint("align=", align), func(t *testing.T) {
+			blobtest.Run(t, func(t *testing.T) blob.Store {
+				s, err := OpenFS(diskmem.New(align), "/objects")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			})
+		})
+	}
+}
+
+// Sizes around those where another way of writing begins, on a real disk and on
+// one that wants direct I/O at a larger alignment.
+func TestSizes(t *testing.T) {
+	dir, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := OpenFS(diskmem.New(8192), "/objects")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, 2*pieceBytes+1)
+	for i := range body {
+		body[i] = byte(i * 31 >> 3)
+	}
+	for _, s := range []*Store{dir, mem} {
+		for _, size := range []int{0, 1, directFrom - 1, directFrom, directFrom + 1, pieceBytes - 1, pieceBytes, pieceBytes + 511, 2 * pieceBytes, 2*pieceBytes + 1} {
+			key := fmt.Sprint("n/", size)
+			if err := s.Put(t.Context(), key, bytes.NewReader(body[:size]), int64(size)); err != nil {
+				t.Fatal(err)
+			}
+			info, err := s.Stat(t.Context(), key)
+			if err != nil || info.Size != int64(size) {
+				t.Fatalf("%d bytes: stat says %d, %v", size, info.Size, err)
+			}
+			got := make([]byte, size)
+			if _, err := s.GetRange(t.Context(), key, 0, got); err != nil || !bytes.Equal(got, body[:size]) {
+				t.Fatalf("%d bytes come back changed, %v", size, err)
+			}
 		}
-		return s
-	})
+	}
+}
+
+// Pieces are given back whatever happens, so that later puts do not wait for ever.
+func TestPiecesAreReturned(t *testing.T) {
+	fs := diskmem.New(512)
+	s, err := OpenFS(fs, "/objects")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := strings.NewReader(strings.Repeat("x", directFrom))
+	for i := range 3 * pieces {
+		if i%2 == 0 {
+			fs.FailAt(2, errors.New("no space")) // the write; the file's creation is the first
+			err = s.Put(t.Context(), fmt.Sprint("a/", i), body, directFrom)
+		} else {
+			err = s.Put(t.Context(), fmt.Sprint("a/", i), body, directFrom+1)
+		}
+		if err == nil {
+			t.Fatal("no error")
+		}
+	}
+	if err := s.Put(t.Context(), "a/b", body, directFrom); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestObjectIsNoDirectory(t *testing.T) {
@@ -74,7 +136,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 	bodies := map[string]string{
 		"data/1": strings.Repeat("a", 3000),
 		"data/2": strings.Repeat("b", 5),
-		"wal/x":  strings.Repeat("c", 1500),
+		"wal/x":  strings.Repeat("c", directFrom+700), // past the page cache
 	}
 	// script returns what was answered: true there, false deleted.
 	script := func(fs *diskmem.FS) (map[string]bool, error) {
@@ -101,12 +163,13 @@ func TestCrashAtEveryCall(t *testing.T) {
 		answered["data/1"] = false
 		return answered, nil
 	}
-	clean := diskmem.New(0)
+	const align = 4096
+	clean := diskmem.New(align)
 	if _, err := script(clean); err != nil {
 		t.Fatal(err)
 	}
 	for k := 1; k <= clean.Calls()+1; k++ {
-		fs := diskmem.New(0)
+		fs := diskmem.New(align)
 		fs.StopAt(k)
 		answered, _ := script(fs)
 		for seed := range uint64(8) {
