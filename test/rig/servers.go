@@ -107,7 +107,7 @@ func S3(t testing.TB) *S3Server {
 		t: t, Dir: t.TempDir(), name: server(t, "versitygw"),
 		answers: func(ctx context.Context) error { return answersHTTP(ctx, s.Endpoint) },
 	}
-	s.args = []string{"--access", S3AccessKey, "--secret", S3SecretKey, "--port", at, "--keep-alive", "--quiet", "posix", s.Dir}
+	s.args = []string{"--access", S3AccessKey, "--secret", S3SecretKey, "--port", at, "--quiet", "posix", s.Dir}
 	s.Start()
 	return s
 }

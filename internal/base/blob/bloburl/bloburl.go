@@ -1,8 +1,10 @@
 // Package bloburl opens an object store by its URL.
 //
-// A URL is file:///absolute/path, or a plain path, for a local directory. Another
-// scheme is an error that names those known. It is a package of its own because
-// it imports every implementation of package blob.
+// A URL is file:///absolute/path, or a plain path, for a local directory, and
+// s3://bucket/prefix?endpoint=URL&region=REGION&style=path|host&ca=FILE for a
+// bucket of an S3-compatible store. Another scheme is an error that names those
+// known. It is a package of its own because it imports every implementation of
+// package blob.
 package bloburl
 
 import (
@@ -13,25 +15,32 @@ import (
 
 	"github.com/looptape/looptape/internal/base/blob"
 	"github.com/looptape/looptape/internal/base/blob/blobdir"
+	"github.com/looptape/looptape/internal/base/blob/blobs3"
 )
 
-// Open opens the store the URL names.
-func Open(_ context.Context, rawURL string) (blob.Store, error) {
+// Open opens the store the URL names. A bucket that is missing or denied is an
+// error that wraps blob.ErrRefused; one whose server does not answer is none.
+func Open(ctx context.Context, rawURL string) (blob.Store, error) {
 	if rawURL == "" {
-		return nil, fmt.Errorf("object store URL is empty: want a path or file:///path")
+		return nil, fmt.Errorf("object store URL is empty: want a path, file:///path or %s", blobs3.Form)
 	}
-	if !strings.Contains(rawURL, "://") {
+	scheme, _, ok := strings.Cut(rawURL, "://")
+	if !ok {
 		return blobdir.Open(rawURL)
 	}
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		return nil, fmt.Errorf("object store URL does not parse: want a path or file:///path")
+	switch scheme {
+	case "s3":
+		cfg, err := blobs3.ParseURL(rawURL)
+		if err != nil {
+			return nil, err
+		}
+		return blobs3.Open(ctx, cfg)
+	case "file":
+		u, err := url.Parse(rawURL)
+		if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
+			return nil, fmt.Errorf("object store URL: want file:///path, with three slashes")
+		}
+		return blobdir.Open(u.Path)
 	}
-	switch {
-	case u.Scheme != "file":
-		return nil, fmt.Errorf("object store URL has the scheme %q: want a path or file:///path", u.Scheme)
-	case u.Host != "" && u.Host != "localhost", u.Path == "":
-		return nil, fmt.Errorf("object store URL %q: want file:///path, with three slashes", u.Redacted())
-	}
-	return blobdir.Open(u.Path)
+	return nil, fmt.Errorf("object store URL has the scheme %q: want a path, file:///path or %s", scheme, blobs3.Form)
 }

@@ -18,7 +18,10 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	for _, url := range []string{"", "s3://bucket/prefix", "file://host/path", "file://", "http://user:secret@host/%zz"} {
+	for _, url := range []string{
+		"", "file://host/path", "ftp://host/path",
+		"s3://bucket/prefix?no=such", "s3://key:secret@bucket/prefix", "s3://B!/", "s3://bucket?style=secret", "s3://bucket?endpoint=ftp://secret", "file://", "http://user:secret@host/%zz",
+	} {
 		_, err := Open(t.Context(), url)
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", url, err)
