@@ -161,7 +161,7 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 	}
 	var nonce [16]byte
 	rand.Read(nonce[:])
-	if e.writer, e.adopted, err = e.catalog.Register(ctx, on.Broker, "file"); err != nil {
+	if e.writer, e.adopted, err = e.catalog.Register(ctx, catalog.Registration{Broker: on.Broker, Kind: catalog.FileLog, URI: on.Dir}); err != nil {
 		return nil, err
 	}
 	// From here on nothing of an earlier epoch can be committed but by us.
@@ -316,7 +316,7 @@ func (e *Store) recover(ctx context.Context, on Parts) error {
 	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), on.Broker), Epoch: e.writer.Epoch()}
 	committed := map[int64]wal.LSN{}
 	for _, a := range e.adopted {
-		committed[a.Epoch] = wal.LSN(a.Committed)
+		committed[a.Log.Epoch] = wal.LSN(a.Committed)
 	}
 	current := int64(0)
 	last := map[int64]wal.LSN{}

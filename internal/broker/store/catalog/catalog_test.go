@@ -113,7 +113,7 @@ func TestCommitAndFind(t *testing.T) {
 	ctx := context.Background()
 	store := metamem.New()
 	c := open(t, store)
-	w, adopted, err := c.Register(ctx, 0, "file")
+	w, adopted, err := c.Register(ctx, Registration{Kind: FileLog, URI: "file"})
 	if err != nil || len(adopted) != 0 || w.Epoch() != 1 {
 		t.Fatal(adopted, err)
 	}
@@ -140,8 +140,8 @@ func TestCommitAndFind(t *testing.T) {
 		t.Error(w.Committed(1))
 	}
 	// A second epoch seals the first and learns how far it came.
-	w2, adopted, err := c.Register(ctx, 0, "file")
-	if diff := cmp.Diff([]Adopted{{1, 9}}, adopted); err != nil || diff != "" {
+	w2, adopted, err := c.Register(ctx, Registration{Kind: FileLog, URI: "file"})
+	if diff := cmp.Diff([]Adopted{{Log: LogID{0, 1}, Kind: FileLog, URI: "file", Committed: 9}}, adopted); err != nil || diff != "" {
 		t.Fatal(diff, err)
 	}
 	for what, err := range map[string]error{
@@ -163,7 +163,7 @@ func TestCommitAndFind(t *testing.T) {
 	if x, ok := c.Find(p, 25); !ok || x.Object.Name != "r1" {
 		t.Errorf("%+v", x)
 	}
-	if _, adopted, err = c.Register(ctx, 0, "file"); err != nil || len(adopted) != 1 || adopted[0] != (Adopted{2, 0}) {
+	if _, adopted, err = c.Register(ctx, Registration{Kind: FileLog, URI: "file"}); err != nil || len(adopted) != 1 || adopted[0] != (Adopted{Log: LogID{0, 2}, Kind: FileLog, URI: "file"}) {
 		t.Errorf("%+v %v", adopted, err)
 	}
 }
@@ -172,7 +172,7 @@ func TestCommitAndFind(t *testing.T) {
 func TestCommitOfDeletedTopic(t *testing.T) {
 	ctx := context.Background()
 	c := open(t, metamem.New())
-	w, _, err := c.Register(ctx, 0, "file")
+	w, _, err := c.Register(ctx, Registration{Kind: FileLog, URI: "file"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestCommitOfDeletedTopic(t *testing.T) {
 func TestDeadKeepsProducerState(t *testing.T) {
 	ctx := context.Background()
 	c := open(t, metamem.New())
-	w, _, err := c.Register(ctx, 0, "file")
+	w, _, err := c.Register(ctx, Registration{Kind: FileLog, URI: "file"})
 	if err != nil {
 		t.Fatal(err)
 	}

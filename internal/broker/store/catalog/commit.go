@@ -23,8 +23,10 @@ type NewObject struct {
 // Commit says: the log of Epoch is in objects up to and including LSN.
 type Commit struct {
 	Epoch   int64 // of the log: the writer's own or an adopted one
+	Of      LogID // instead of Epoch: another broker's log that this writer recovers
 	LSN     int64
-	Done    bool // the epoch's log ends at LSN; only for an adopted epoch
+	Slot    int64 // wal.Log.Place(LSN)
+	Done    bool  // the epoch's log ends at LSN; only for an adopted epoch
 	Objects []NewObject
 	// Grace is how long an object lives that turns out not to be needed (its
 	// topic was deleted meanwhile), in milliseconds.
@@ -36,14 +38,17 @@ type Commit struct {
 // and the log may be trimmed up to LSN. A retried commit is idempotent.
 // ErrFenced: this epoch may no longer commit, the process must end.
 func (w *Writer) Commit(ctx context.Context, m Commit) error {
+	if m.Of == (LogID{}) {
+		m.Of = LogID{w.broker, m.Epoch}
+	}
 	w.mu.Lock()
-	state, ok := w.epochs[m.Epoch]
+	state, ok := w.logs[m.Of]
 	w.mu.Unlock()
 	if !ok {
-		return fmt.Errorf("commit: epoch %d is none of this writer's", m.Epoch)
+		return fmt.Errorf("commit: epoch %s is none of this writer's", m.Of)
 	}
 	if m.LSN < state.committed {
-		return fmt.Errorf("commit: LSN %d of epoch %d is below the committed %d", m.LSN, m.Epoch, state.committed)
+		return fmt.Errorf("commit: LSN %d of epoch %s is below the committed %d", m.LSN, m.Of, state.committed)
 	}
 	c := w.c
 	c.mu.Lock()
@@ -62,7 +67,7 @@ func (w *Writer) Commit(ctx context.Context, m Commit) error {
 	for {
 		rev, gone, err := w.commit(ctx, m, state, dropped)
 		if err != nil {
-			return fmt.Errorf("commit LSN %d of epoch %d: %w", m.LSN, m.Epoch, err)
+			return fmt.Errorf("commit LSN %d of epoch %s: %w", m.LSN, m.Of, err)
 		}
 		if len(gone) > 0 {
 			for _, name := range gone {
@@ -71,14 +76,14 @@ func (w *Writer) Commit(ctx context.Context, m Commit) error {
 			continue
 		}
 		w.mu.Lock()
-		state.walRev, state.committed = rev, m.LSN
+		state.walRev, state.committed, state.slot = rev, m.LSN, max(state.slot, m.Slot)
 		if m.Done {
-			delete(w.epochs, m.Epoch)
+			delete(w.logs, m.Of)
 		}
 		w.mu.Unlock()
 		// True now: the objects are the truth for their ranges, here and in the store.
 		if err := c.wait(ctx, rev); err != nil {
-			return fmt.Errorf("commit LSN %d of epoch %d: %w", m.LSN, m.Epoch, err)
+			return fmt.Errorf("commit LSN %d of epoch %s: %w", m.LSN, m.Of, err)
 		}
 		return nil
 	}
@@ -86,16 +91,16 @@ func (w *Writer) Commit(ctx context.Context, m Commit) error {
 
 // commit runs one transaction. It returns the revision at which it is applied,
 // or the objects that have to be left out since their topic is gone.
-func (w *Writer) commit(ctx context.Context, m Commit, state *epochState, dropped map[string]bool) (rev int64, gone []string, err error) {
-	wkey := walKey(w.broker, m.Epoch)
-	record := encodeWAL(walRecord{Kind: walFile, URI: state.uri, Committed: m.LSN, Done: m.Done})
+func (w *Writer) commit(ctx context.Context, m Commit, state *logState, dropped map[string]bool) (rev int64, gone []string, err error) {
+	wkey := walKey(m.Of.Broker, m.Of.Epoch)
+	record := encodeWAL(walRecord{Kind: state.kind, URI: state.uri, Committed: m.LSN, Slot: max(state.slot, m.Slot), Done: m.Done})
 	t := meta.Txn{
 		If:      []meta.Cmp{w.active(), meta.ModRevIs(wkey, state.walRev)},
 		Then:    []meta.Op{meta.Put(wkey, record)},
 		ElseGet: []string{w.fenceKey(), wkey},
 	}
-	if m.Epoch != w.epoch {
-		fkey := fenceKey(w.broker, m.Epoch)
+	if m.Of != w.ID() {
+		fkey := fenceKey(m.Of.Broker, m.Of.Epoch)
 		t.If = append(t.If, meta.ModRevIs(fkey, state.fenceRev))
 		if m.Done {
 			t.Then = append(t.Then, meta.Put(fkey, encodeFence(fence{State: fenceDone, By: w.broker, ByEpoch: w.epoch, FinalLSN: m.LSN})))

@@ -18,6 +18,7 @@ type index struct {
 	extents map[Partition][]Extent // by Base
 	objects map[string]objEntry    // by meta key
 	deleted map[TopicID]int64      // deletion time, ms
+	owners  owners                 // who lives, leads and recovers
 }
 
 type partEntry struct {
@@ -35,6 +36,7 @@ func newIndex() *index {
 	return &index{
 		topics: map[TopicID]Topic{}, names: map[string]TopicID{}, parts: map[Partition]partEntry{},
 		extents: map[Partition][]Extent{}, objects: map[string]objEntry{}, deleted: map[TopicID]int64{},
+		owners: newOwners(),
 	}
 }
 
@@ -76,6 +78,9 @@ func decode(e meta.Event) (change, error) {
 // apply changes the index. It returns the topic that is gone, if one is.
 func (ix *index) apply(ch change) (gone TopicID, isGone bool, err error) {
 	key := ch.key
+	if err := ix.owners.apply(ch); err != nil {
+		return gone, false, err
+	}
 	switch {
 	case strings.HasPrefix(key, prefixTopics):
 		id, ok := parseTopicID(key[len(prefixTopics):])

@@ -21,6 +21,11 @@ const (
 	prefixGC      = root + "gc/"
 	prefixDeleted = root + "deleted/"
 	prefixSwept   = root + "swept/"
+
+	prefixBrokers    = root + "brokers/"
+	prefixWALEnd     = root + "walend/"
+	prefixQuarantine = root + "quarantine/"
+	keyController    = root + "controller"
 )
 
 func topicKey(id TopicID) string   { return prefixTopics + id.String() }
@@ -41,6 +46,15 @@ func fenceKey(broker int32, epoch int64) string {
 }
 func walKey(broker int32, epoch int64) string {
 	return fmt.Sprintf("%s%d/%020d", prefixWAL, broker, epoch)
+}
+func walEndKey(l LogID) string {
+	return fmt.Sprintf("%s%d/%020d", prefixWALEnd, l.Broker, l.Epoch)
+}
+func liveKey(broker int32) string {
+	return fmt.Sprintf("%s%d/live", prefixBrokers, broker)
+}
+func quarantineKey(p Partition) string {
+	return prefixQuarantine + p.Topic.String() + "/" + strconv.FormatInt(int64(p.Index), 10)
 }
 func gcKey(deadlineMillis int64, object string) string {
 	return fmt.Sprintf("%s%020d/%s", prefixGC, deadlineMillis, object)
@@ -85,6 +99,24 @@ func parseObj(s string) (p Partition, base int64, ok bool) {
 	}
 	base, err := strconv.ParseInt(s[at+1:], 10, 64)
 	return p, base, err == nil && base >= 0
+}
+
+// parseLog reads "{broker}/{epoch}".
+func parseLog(s string) (l LogID, ok bool) {
+	broker, epoch, found := strings.Cut(s, "/")
+	b, err := strconv.ParseInt(broker, 10, 32)
+	if !found || err != nil {
+		return l, false
+	}
+	e, err := strconv.ParseInt(epoch, 10, 64)
+	return LogID{int32(b), e}, err == nil && e > 0
+}
+
+// parseLive reads "{broker}/live".
+func parseLive(s string) (broker int32, ok bool) {
+	id, found := strings.CutSuffix(s, "/live")
+	n, err := strconv.ParseInt(id, 10, 32)
+	return int32(n), found && err == nil
 }
 
 // parseNumbered reads "{broker}/{epoch}" and "{deadline}/{rest}".

@@ -251,27 +251,27 @@ func decodeFence(b []byte) (fence, error) {
 
 // walRecord says how much of an epoch's log is in objects.
 type walRecord struct {
-	Kind      uint8 // 1 file
+	Kind      LogKind
 	URI       string
 	Committed int64 // LSN; 0 none
+	Slot      int64 // of a log of slots: the last one that lies wholly at or below Committed
 	Done      bool  // nothing of it is needed any more
 }
 
-const walFile = 1
-
 func encodeWAL(w walRecord) []byte {
 	e := newEncoder()
-	e.u8(w.Kind)
+	e.u8(uint8(w.Kind))
 	e.str(w.URI)
 	e.i64(w.Committed)
+	e.i64(w.Slot)
 	e.flag(w.Done)
 	return e.bytes()
 }
 
 func decodeWAL(b []byte) (walRecord, error) {
 	d := newDecoder("wal", b)
-	w := walRecord{Kind: d.u8(), URI: d.str(), Committed: d.i64(), Done: d.flag()}
-	if w.Committed < 0 {
+	w := walRecord{Kind: LogKind(d.u8()), URI: d.str(), Committed: d.i64(), Slot: d.i64(), Done: d.flag()}
+	if w.Committed < 0 || w.Slot < 0 || w.Kind != FileLog && w.Kind != ObjectLog {
 		d.bad = true
 	}
 	return w, d.done()

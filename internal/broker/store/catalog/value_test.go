@@ -16,7 +16,7 @@ var (
 	anObj   = &Object{Name: "n", Size: 100, Generation: 1, Partitions: 1, IndexPos: 10, IndexLen: 64, IndexCRC: 7, Blocks: 1}
 	aRange  = Range{Base: 5, End: 9, MaxTimestamp: 11, Bytes: 12, TailDepth: 2}
 	aFence  = fence{State: fenceSealed, By: 1, ByEpoch: 2, FinalLSN: 3}
-	aRecord = walRecord{Kind: walFile, URI: "file", Committed: 9, Done: true}
+	aRecord = walRecord{Kind: ObjectLog, URI: "file", Committed: 9, Slot: 7, Done: true}
 )
 
 // Golden bytes of version 1 of every value.
@@ -33,7 +33,7 @@ func TestGoldenValues(t *testing.T) {
 		"set":     {encodeSet(anObj), "01" + object},
 		"obj":     {encodeObj(anObj, aRange), "01" + "00000001" + "6e" + object + "0000000000000009" + "000000000000000b" + "000000000000000c" + "02"},
 		"fence":   {encodeFence(aFence), "01" + "02" + "00000001" + "0000000000000002" + "0000000000000003"},
-		"wal":     {encodeWAL(aRecord), "01" + "01" + "00000004" + "66696c65" + "0000000000000009" + "01"},
+		"wal":     {encodeWAL(aRecord), "01" + "02" + "00000004" + "66696c65" + "0000000000000009" + "0000000000000007" + "01"},
 		"number":  {encodeInt(258), "01" + "0000000000000102"},
 	} {
 		if got := hex.EncodeToString(c.got); got != c.want {
