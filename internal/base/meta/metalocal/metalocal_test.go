@@ -23,7 +23,7 @@ func openIn(t *testing.T, dir string) *Store {
 }
 
 func TestSuite(t *testing.T) {
-	metatest.Run(t, func(t *testing.T) meta.Store { return openIn(t, t.TempDir()) })
+	metatest.Suite{Open: func(t *testing.T) meta.Store { return openIn(t, t.TempDir()) }}.Run(t)
 }
 
 // Keys, both their revisions and the store's outlive a restart; a watch from

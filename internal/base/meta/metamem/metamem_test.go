@@ -10,7 +10,7 @@ import (
 )
 
 func TestSuite(t *testing.T) {
-	metatest.Run(t, func(*testing.T) meta.Store { return New() })
+	metatest.Suite{Open: func(*testing.T) meta.Store { return New() }}.Run(t)
 }
 
 func TestIdleWatch(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/looptape/looptape/internal/base/meta"
+	"github.com/looptape/looptape/internal/base/meta/metaetcd"
 	"github.com/looptape/looptape/internal/base/meta/metalocal"
 )
 
@@ -36,6 +37,12 @@ func Open(ctx context.Context, rawURL string) (meta.Store, error) {
 			return nil, errors.New("open metadata: a file:// URL needs an absolute path, as in file:///var/lib/looptape/meta.db")
 		}
 		return metalocal.Open(path)
+	case scheme == "etcd":
+		cfg, err := metaetcd.Parse(rawURL)
+		if err != nil {
+			return nil, fmt.Errorf("open metadata: %w", err)
+		}
+		return metaetcd.Open(ctx, cfg)
 	default:
 		return nil, fmt.Errorf("open metadata: unknown scheme %q, there are file:// and etcd://", scheme)
 	}
