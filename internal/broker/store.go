@@ -176,11 +176,25 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 	if err := e.recover(ctx, on); err != nil {
 		return nil, err
 	}
-	e.flusher = write.NewFlusher(source{e.set}, on.Blobs, e.writer, e.wal, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
+	e.flusher = write.NewFlusher(source{e.set}, on.Blobs, e.writer, trimmer{e.wal, e.writer.Epoch()}, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
 	e.sweeper = write.NewSweeper(e.catalog, e.writer, on.Blobs, starts{e.set}, e.cfg.Sweep, log)
 	log.Info("store is open", "epoch", e.writer.Epoch(), "topics", len(e.catalog.Topics()),
 		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
 	return e, nil
+}
+
+// trimmer is the log as the flusher sees it.
+type trimmer struct {
+	wal.Log
+	epoch int64
+}
+
+// Place implements write.Trimmer.
+func (t trimmer) Place(epoch int64, lsn wal.LSN) int64 {
+	if epoch != t.epoch {
+		return 0 // what was known of it stays
+	}
+	return t.Log.Place(lsn)
 }
 
 // ranges reads what an object holds from its index.

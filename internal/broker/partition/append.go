@@ -161,7 +161,7 @@ func (p *Partition) order(a Append, first batch.Batch, count int32, stamp, now i
 	defer p.mu.Unlock()
 	out = Appended{Base: -1, Last: -1, LogAppendTime: -1, LogStart: p.logStart}
 	if p.closed {
-		out.Err = ErrUnknownPartition
+		out.Err = p.gone()
 		return out, true
 	}
 	var known *producer

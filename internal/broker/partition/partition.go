@@ -78,6 +78,7 @@ type Partition struct {
 
 	mu       sync.Mutex
 	closed   bool
+	left     bool  // another broker leads it
 	next     int64 // offset of the next append
 	high     int64 // everything below is durable and visible
 	logStart int64

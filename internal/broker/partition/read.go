@@ -49,7 +49,7 @@ func (p *Partition) Read(ctx context.Context, r Read) (Chunk, error) {
 		switch {
 		case err != nil:
 		case p.closed:
-			err = ErrUnknownPartition
+			err = p.gone()
 		case try == 0 && (r.Offset < p.logStart || r.Offset > p.high):
 			err = ErrOffsetOutOfRange
 		}

@@ -77,6 +77,7 @@ type Set struct {
 	starts  Starts
 	cfg     Config
 	epoch   int64
+	foreign bool    // it recovers another broker's log and serves nobody
 	log     wal.Log // set by Serve
 	room    room
 	closing atomic.Bool
@@ -108,7 +109,8 @@ func NewSet(cat *catalog.Catalog, reader *read.Reader, starts Starts, epoch int6
 // Serve gives the set its log; appends are possible from here on.
 func (s *Set) Serve(log wal.Log) { s.log = log }
 
-// Get returns a partition this broker leads. ErrUnknownPartition, ErrLoading.
+// Get returns a partition this broker leads. ErrUnknownPartition, ErrNotLeader,
+// ErrLoading.
 func (s *Set) Get(id ID) (*Partition, error) {
 	s.mu.RLock()
 	p := s.parts[id]
@@ -122,6 +124,9 @@ func (s *Set) Get(id ID) (*Partition, error) {
 	t, ok := s.catalog.TopicByID(id.Topic)
 	if !ok || id.Index < 0 || id.Index >= t.Partitions {
 		return nil, fmt.Errorf("%w: %s", ErrUnknownPartition, id)
+	}
+	if !s.catalog.Owns(id.catalog()) {
+		return nil, fmt.Errorf("%w: %s", ErrNotLeader, id)
 	}
 	if len(s.catalog.Extents(id.catalog())) > 0 {
 		return nil, fmt.Errorf("%w: %s", ErrLoading, id)
@@ -150,13 +155,24 @@ func (s *Set) fresh(id ID, name string, r catalog.Record) *Partition {
 // Load opens a partition from what objects hold of it: its end, producer state
 // and open transactions. It reads one tail section, seldom up to nine.
 func (s *Set) Load(ctx context.Context, id ID) error {
+	p, err := s.load(ctx, id)
+	if err != nil {
+		return fmt.Errorf("load partition: %w", err)
+	}
+	s.mu.Lock()
+	s.parts[id] = p
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *Set) load(ctx context.Context, id ID) (*Partition, error) {
 	t, ok := s.catalog.TopicByID(id.Topic)
 	if !ok {
-		return fmt.Errorf("load partition: %w: %s", ErrUnknownPartition, id)
+		return nil, fmt.Errorf("%w: %s", ErrUnknownPartition, id)
 	}
 	state, err := s.reader.State(ctx, id.catalog())
 	if err != nil {
-		return fmt.Errorf("load partition: %w", err)
+		return nil, err
 	}
 	record := s.catalog.Record(id.catalog())
 	p := s.fresh(id, t.Name, record)
@@ -178,10 +194,7 @@ func (s *Set) Load(ctx context.Context, id ID) error {
 	} else {
 		p.next, p.high = 0, 0 // Replay starts at the first record it finds
 	}
-	s.mu.Lock()
-	s.parts[id] = p
-	s.mu.Unlock()
-	return nil
+	return p, nil
 }
 
 // Drop closes the partitions of a deleted topic.
@@ -247,11 +260,16 @@ func (s *Set) Replay(ctx context.Context, epoch int64, lsn wal.LSN, data []byte)
 		return fmt.Errorf("replay LSN %d of epoch %d: epoch %d is not ended", lsn, epoch, s.open.Epoch)
 	}
 	cut := s.cut(epoch, lsn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	p := s.parts[r.ID]
 	if p == nil {
 		t, ok := s.catalog.TopicByID(r.ID.Topic)
 		if !ok || r.ID.Index >= t.Partitions {
 			return nil // deleted since
+		}
+		if skip, err := s.elsewhere(r); skip || err != nil {
+			return err
 		}
 		p = s.fresh(r.ID, t.Name, s.catalog.Record(r.ID.catalog()))
 		p.next, p.high = 0, 0
@@ -273,7 +291,7 @@ func (p *Partition) replay(cut *Cut, r Record) error {
 		return nil // an object has it already
 	}
 	if r.Base < p.next || r.Base > max(p.next, p.logStart) {
-		return fmt.Errorf("%w: %s continues at offset %d, the record starts at %d", ErrCorrupt, r.ID, p.next, r.Base)
+		return &GapError{r.ID, p.next, r.Base}
 	}
 	p.add(cut, r.Batches, r.LeaderEpoch, p.set.cfg.Now().UnixMilli(), nil)
 	p.set.room.take(len(r.Batches))

@@ -58,9 +58,11 @@ type Committer interface {
 	Broker() int32
 }
 
-// Trimmer forgets log records: wal.Log.
+// Trimmer forgets log records, and knows where a recovery may begin then; see
+// wal.Log.
 type Trimmer interface {
 	TrimEpoch(epoch int64, upto wal.LSN) error
+	Place(epoch int64, lsn wal.LSN) int64
 }
 
 // Config tunes a Flusher. The zero value is the default.
@@ -71,6 +73,12 @@ type Config struct {
 	Grace       time.Duration // before an object that is not needed is deleted; default 10 min
 	RetryMin    time.Duration // first pause after a failure; default 50 ms
 	RetryMax    time.Duration // longest; default 5 s
+
+	// Of, if set, is the broker whose log this is: it is dead and recovered here.
+	Of *int32
+	// Seq is the sequence of object names, shared by all flushers of a process;
+	// default one of its own.
+	Seq *atomic.Int64
 }
 
 func (c Config) withDefaults() Config {
@@ -92,6 +100,9 @@ func (c Config) withDefaults() Config {
 	if c.RetryMax <= 0 {
 		c.RetryMax = 5 * time.Second
 	}
+	if c.Seq == nil {
+		c.Seq = new(atomic.Int64)
+	}
 	return c
 }
 
@@ -105,7 +116,6 @@ type Flusher struct {
 	nonce   [16]byte
 	cfg     Config
 	log     *slog.Logger
-	seq     int64 // of the goroutine that builds
 	stats   counters
 }
 
@@ -200,9 +210,8 @@ func (f *Flusher) pack(cut *Cut) (*job, error) {
 }
 
 func (f *Flusher) add(j *job, parts []object.Part, single bool) error {
-	f.seq++
-	id := object.Identity{Cluster: f.cluster, Broker: f.commit.Broker(), Epoch: f.commit.Epoch(), Kind: object.Flush, Seq: f.seq}
-	if j.cut.Epoch != id.Epoch {
+	id := object.Identity{Cluster: f.cluster, Broker: f.commit.Broker(), Epoch: f.commit.Epoch(), Kind: object.Flush, Seq: f.cfg.Seq.Add(1)}
+	if f.cfg.Of != nil || j.cut.Epoch != id.Epoch {
 		id.Kind = object.Recovery
 	}
 	p, err := object.Pack(object.Footer{
@@ -307,7 +316,12 @@ func (f *Flusher) commitAll(ctx context.Context, jobs <-chan *job) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		m := catalog.Commit{Epoch: j.cut.Epoch, LSN: int64(j.cut.Last), Done: j.cut.Final, Grace: f.cfg.Grace.Milliseconds()}
+		m := catalog.Commit{
+			Epoch: j.cut.Epoch, LSN: int64(j.cut.Last), Slot: f.trim.Place(j.cut.Epoch, j.cut.Last), Done: j.cut.Final, Grace: f.cfg.Grace.Milliseconds(),
+		}
+		if f.cfg.Of != nil {
+			m.Of = catalog.LogID{Broker: *f.cfg.Of, Epoch: j.cut.Epoch}
+		}
 		for _, p := range j.packed {
 			m.Objects = append(m.Objects, newObject(p))
 		}
