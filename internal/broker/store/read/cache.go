@@ -6,65 +6,90 @@ import (
 	"sync"
 )
 
-// cache keeps blocks up to a bound in bytes. It is two lists: a block enters the
-// first and moves to the second when a second reader wants it, that is, when it
-// is read again from an offset that was already served. So one pass over a large
-// partition pushes out only other single passes. The second list is bounded to
-// four fifths; what it pushes out goes back to the front of the first.
+// cache keeps chunks up to a bound in bytes: what it holds, what it no longer
+// holds but answers still use, and what lies ready to be used again. Only a
+// reader that has nothing yet may pass the bound, by one chunk (get's must).
 //
-// A block's memory is used again once it is out of the cache and every reader
-// has released it. Guarded by one mutex, which is not held while a block loads.
+// It is two lists: a chunk enters the first and moves to the second when a second
+// reader wants it, that is, when a block of it is read again from an offset that
+// was already served. So one pass over a large partition pushes out only other
+// single passes. The second list is bounded to one half; what it pushes out goes
+// back to the front of the first.
+//
+// Guarded by one mutex, which is not held while a chunk loads.
 type cache struct {
 	mu     sync.Mutex
 	max    int64
-	size   int64
+	size   int64 // of chunks, in the lists or in use
 	hotMax int64
 	hot    int64
-	once   ring // newest at the front
+	ahead  int64 // of chunks read ahead, or asked for, that nobody wanted yet
+	once   ring  // newest at the front
 	many   ring
-	blocks map[blockKey]*block
+	chunks map[chunkKey]*cached
 	free   buffers
 }
 
-type blockKey struct {
+type chunkKey struct {
 	object string
 	pos    int64
 }
 
-type block struct {
-	key   blockKey
+// cached is a chunk in the cache or in use.
+type cached struct {
+	key   chunkKey
 	bytes []byte
 	ready chan struct{} // closed when bytes or err are set
 	err   error
+	bad   []error // of its blocks, nil when all are well
+	extra bool    // beyond the bound: give it back soon
 
 	// guarded by cache.mu
 	refs       int // readers, plus one for the cache
-	cached     bool
+	weight     int64
+	ahead      int64 // bytes counted in cache.ahead
+	listed     bool
 	hot        bool
-	served     int64 // highest offset a reader started from
-	touched    bool
-	prev, next *block
+	served     []int64 // of each block the highest offset a reader started from, plus 1
+	prev, next *cached
 }
 
+// errNoRoom says that everything in the cache is in use.
+var errNoRoom = errors.New("memory for blocks is in use")
+
 func newCache(max int64) *cache {
-	c := &cache{max: max, hotMax: max / 5 * 4, blocks: map[blockKey]*block{}}
+	c := &cache{max: max, hotMax: max / 2, chunks: map[chunkKey]*cached{}}
 	c.once.init()
 	c.many.init()
 	c.free.max = max / 4
 	return c
 }
 
-// get returns the block, pinned until release, and whether it was there. If it
+// want is what get is asked for.
+type want struct {
+	key    chunkKey
+	size   int
+	blocks int
+	must   bool  // rather pass the bound than fail with errNoRoom
+	ahead  int64 // read ahead: bytes already counted in cache.ahead
+}
+
+// get returns the chunk, pinned until release, and whether it was there. If it
 // is not, load fills it; others that want it meanwhile wait for the same load,
 // and load themselves if the loader gave up because its own context ended.
-func (c *cache) get(ctx context.Context, key blockKey, size int, load func([]byte) error) (*block, bool, error) {
+func (c *cache) get(ctx context.Context, w want, load func(*cached) error) (*cached, bool, error) {
 	for {
 		c.mu.Lock()
-		b, ok := c.blocks[key]
+		b, ok := c.chunks[w.key]
 		if !ok {
-			return c.load(key, size, load)
+			return c.load(w, load)
 		}
 		b.refs++
+		c.ahead -= w.ahead // it is there, so nothing was read ahead
+		if w.ahead == 0 {
+			c.arrived(b)
+		}
+		w.ahead = 0
 		c.mu.Unlock()
 		hit := true
 		select {
@@ -83,7 +108,7 @@ func (c *cache) get(ctx context.Context, key blockKey, size int, load func([]byt
 		}
 		err := b.err
 		c.release(b)
-		if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		if !givenUp(err) {
 			return nil, false, err
 		}
 		if ctx.Err() != nil {
@@ -92,33 +117,32 @@ func (c *cache) get(ctx context.Context, key blockKey, size int, load func([]byt
 	}
 }
 
+// arrived says that a reader got to a chunk that was read ahead. c.mu is held.
+func (c *cache) arrived(b *cached) {
+	c.ahead -= b.ahead
+	b.ahead = 0
+}
+
 // load is called with c.mu held and gives it back.
-func (c *cache) load(key blockKey, size int, load func([]byte) error) (*block, bool, error) {
-	b := &block{key: key, ready: make(chan struct{}), refs: 2, cached: true, served: -1}
-	b.bytes = c.free.take(size)
-	c.blocks[key] = b
-	c.once.pushFront(b)
-	c.size += int64(cap(b.bytes))
-	c.shrink(b)
-	c.mu.Unlock()
-	if b.bytes == nil {
-		fresh := make([]byte, size, roundUp(size))
-		c.mu.Lock()
-		b.bytes = fresh
-		if b.cached {
-			c.size += int64(cap(b.bytes))
-			c.shrink(b)
-		}
+func (c *cache) load(w want, load func(*cached) error) (*cached, bool, error) {
+	buf, ok := c.room(w.size)
+	if !ok && !w.must {
+		c.ahead -= w.ahead
 		c.mu.Unlock()
+		return nil, false, errNoRoom
 	}
-	b.err = load(b.bytes)
-	if b.err != nil {
-		c.mu.Lock()
-		if b.cached {
-			c.drop(b)
-			c.unref(b)
-		}
-		c.mu.Unlock()
+	b := &cached{key: w.key, ready: make(chan struct{}), refs: 2, listed: true, ahead: w.ahead, extra: !ok, served: make([]int64, w.blocks)}
+	b.weight = int64(max(cap(buf), roundUp(w.size)))
+	c.chunks[w.key] = b
+	c.once.pushFront(b)
+	c.size += b.weight
+	c.mu.Unlock()
+	if buf == nil {
+		buf = make([]byte, w.size, roundUp(w.size))
+	}
+	b.bytes = buf
+	if b.err = load(b); b.err != nil {
+		c.forget(b)
 	}
 	close(b.ready)
 	if b.err != nil {
@@ -128,27 +152,76 @@ func (c *cache) load(key blockKey, size int, load func([]byte) error) (*block, b
 	return b, false, nil
 }
 
-// has says whether the block is cached or loading.
-func (c *cache) has(key blockKey) bool {
+// forget takes a chunk out of the cache, if it is there.
+func (c *cache) forget(b *cached) {
+	c.mu.Lock()
+	if b.listed {
+		c.drop(b)
+	}
+	c.mu.Unlock()
+}
+
+// has says whether the chunk is there or being loaded.
+func (c *cache) has(key chunkKey) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.blocks[key]
+	_, ok := c.chunks[key]
 	return ok
 }
 
-// touch notes that a reader at offset uses the block.
-func (c *cache) touch(b *block, offset int64) {
+// peek returns the chunk, pinned, if it is there and loaded.
+func (c *cache) peek(key chunkKey) *cached {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	again := b.touched && offset <= b.served
-	b.touched, b.served = true, max(b.served, offset)
-	if !b.cached {
+	b := c.chunks[key]
+	if b == nil {
+		return nil
+	}
+	select {
+	case <-b.ready:
+	default:
+		return nil
+	}
+	if b.err != nil {
+		return nil
+	}
+	c.arrived(b)
+	b.refs++
+	return b
+}
+
+// reserve takes up to n bytes, in proportion to what is left, of what may be read
+// ahead for all readers together.
+func (c *cache) reserve(n int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n = min(n, (c.max*3/8-c.ahead)/2)
+	if n <= 0 {
+		return 0
+	}
+	c.ahead += n
+	return n
+}
+
+func (c *cache) unreserve(n int64) {
+	c.mu.Lock()
+	c.ahead -= n
+	c.mu.Unlock()
+}
+
+// touch notes that a reader at offset uses a block of the chunk.
+func (c *cache) touch(b *cached, block int, offset int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	again := offset < b.served[block]
+	b.served[block] = max(b.served[block], offset+1)
+	if !b.listed {
 		return
 	}
 	b.unlink()
 	if again && !b.hot {
 		b.hot = true
-		c.hot += int64(cap(b.bytes))
+		c.hot += b.weight
 	}
 	if !b.hot {
 		c.once.pushFront(b)
@@ -159,93 +232,121 @@ func (c *cache) touch(b *block, offset int64) {
 		old := c.many.back()
 		old.unlink()
 		old.hot = false
-		c.hot -= int64(cap(old.bytes))
+		c.hot -= old.weight
 		c.once.pushFront(old)
 	}
 }
 
-// shrink evicts down to the bound, but never keep itself.
-func (c *cache) shrink(keep *block) {
-	for c.size > c.max {
-		old := c.once.back()
-		if old == nil || old == keep && c.once.front() == keep {
-			old = c.many.back()
-		} else if old == keep {
-			old = keep.prev
+// room makes room for n bytes and may return memory to be used again. It gives
+// up chunks that nobody uses, oldest first. c.mu is held.
+func (c *cache) room(n int) (buf []byte, ok bool) {
+	need := int64(roundUp(n))
+	for {
+		if buf := c.free.take(n); buf != nil {
+			return buf, true
 		}
-		if old == nil || old == keep {
-			return
+		if c.size+c.free.size+need <= c.max {
+			return nil, true
 		}
-		c.drop(old)
-		c.unref(old)
+		if c.free.shrink() {
+			continue // of no use for this one
+		}
+		victim := c.once.idle()
+		if victim == nil {
+			victim = c.many.idle()
+		}
+		if victim == nil {
+			return nil, false
+		}
+		c.drop(victim)
 	}
 }
 
-// drop takes the block out of the cache; its reference is the caller's to give back.
-func (c *cache) drop(b *block) {
+// drop takes a chunk out of the lists, and its reference.
+func (c *cache) drop(b *cached) {
 	b.unlink()
-	b.cached = false
-	delete(c.blocks, b.key)
-	c.size -= int64(cap(b.bytes))
+	b.listed = false
+	delete(c.chunks, b.key)
+	c.arrived(b)
 	if b.hot {
-		c.hot -= int64(cap(b.bytes))
+		c.hot -= b.weight
 	}
+	c.unref(b)
 }
 
-func (c *cache) unref(b *block) {
+func (c *cache) unref(b *cached) {
 	b.refs--
 	if b.refs == 0 {
-		c.free.put(b.bytes)
+		c.size -= b.weight
+		if c.size+c.free.size+int64(cap(b.bytes)) <= c.max {
+			c.free.put(b.bytes)
+		}
 		b.bytes = nil
 	}
 }
 
 // release gives back a pin.
-func (c *cache) release(b *block) {
+func (c *cache) release(b *cached) {
 	c.mu.Lock()
 	c.unref(b)
 	c.mu.Unlock()
 }
 
 // ring is a list with a sentinel.
-type ring struct{ root block }
+type ring struct{ root cached }
 
 func (l *ring) init() { l.root.prev, l.root.next = &l.root, &l.root }
-func (l *ring) pushFront(b *block) {
+func (l *ring) pushFront(b *cached) {
 	b.prev, b.next = &l.root, l.root.next
 	b.prev.next, b.next.prev = b, b
 }
-func (l *ring) front() *block { return l.at(l.root.next) }
-func (l *ring) back() *block  { return l.at(l.root.prev) }
-func (l *ring) at(b *block) *block {
-	if b == &l.root {
-		return nil
+func (l *ring) back() *cached {
+	if b := l.root.prev; b != &l.root {
+		return b
 	}
-	return b
+	return nil
 }
-func (b *block) unlink() {
+
+// idle returns the oldest that only the cache refers to.
+func (l *ring) idle() *cached {
+	for b := l.root.prev; b != &l.root; b = b.prev {
+		if b.refs == 1 {
+			return b
+		}
+	}
+	return nil
+}
+
+func (b *cached) unlink() {
 	b.prev.next, b.next.prev = b.next, b.prev
 	b.prev, b.next = nil, nil
 }
 
-// buffers keeps memory for the next blocks: touching fresh pages costs more than
+// buffers keeps memory for the next chunks: touching fresh pages costs more than
 // reading into used ones.
 type buffers struct {
 	max, size int64
-	free      [][]byte
+	free      [][]byte // oldest first
 }
 
+// bufferStep is the unit of memory of all but small chunks, which are not kept.
 const bufferStep = 64 << 10
 
-func roundUp(n int) int { return (n + bufferStep - 1) / bufferStep * bufferStep }
+func roundUp(n int) int {
+	if n <= bufferStep/2 {
+		return n
+	}
+	return (n + bufferStep - 1) / bufferStep * bufferStep
+}
 
 // take returns a buffer of n bytes that wastes at most half, or nil.
 func (f *buffers) take(n int) []byte {
+	if n <= bufferStep/2 {
+		return nil
+	}
 	for i := len(f.free) - 1; i >= 0; i-- {
 		if b := f.free[i]; cap(b) >= n && cap(b) <= 2*roundUp(n) {
-			last := len(f.free) - 1
-			f.free[i], f.free[last] = f.free[last], nil
-			f.free = f.free[:last]
+			f.free = append(f.free[:i], f.free[i+1:]...)
 			f.size -= int64(cap(b))
 			return b[:n]
 		}
@@ -254,9 +355,20 @@ func (f *buffers) take(n int) []byte {
 }
 
 func (f *buffers) put(b []byte) {
-	if cap(b) == 0 || f.size+int64(cap(b)) > f.max {
+	if cap(b) < bufferStep || f.size+int64(cap(b)) > f.max {
 		return
 	}
 	f.size += int64(cap(b))
 	f.free = append(f.free, b)
+}
+
+// shrink lets the oldest buffer go, if there is one.
+func (f *buffers) shrink() bool {
+	if len(f.free) == 0 {
+		return false
+	}
+	f.size -= int64(cap(f.free[0]))
+	f.free[0] = nil
+	f.free = f.free[1:]
+	return true
 }

@@ -1,9 +1,10 @@
 package read
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"slices"
+	"sort"
 
 	"github.com/looptape/looptape/internal/broker/batch"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
@@ -24,7 +25,18 @@ type State struct {
 }
 
 // State reads the newest tail of a partition and those it builds on.
-func (r *Reader) State(ctx context.Context, p catalog.Partition) (State, error) {
+func (r *Reader) State(ctx context.Context, p catalog.Partition) (s State, err error) {
+	err = r.look(ctx, func() (err error) {
+		s, err = r.state(ctx, p)
+		return err
+	})
+	if err != nil {
+		return State{}, fmt.Errorf("read state of %s: %w", p, err)
+	}
+	return s, nil
+}
+
+func (r *Reader) state(ctx context.Context, p catalog.Partition) (State, error) {
 	s := State{MaxTimestamp: -1, Producers: map[int64]batch.Producer{}}
 	extents := r.catalog.Extents(p)
 	if len(extents) == 0 {
@@ -35,16 +47,16 @@ func (r *Reader) State(ctx context.Context, p catalog.Partition) (State, error) 
 	}
 	newest, err := r.tail(ctx, p, extents[len(extents)-1])
 	if err != nil {
-		return State{}, fmt.Errorf("read state of %s: %w", p, err)
+		return State{}, err
 	}
 	s.Found, s.End, s.LogStart = true, newest.End, newest.LogStart
 	s.LeaderEpoch, s.Epochs, s.Depth, s.Open = newest.LeaderEpoch, newest.Epochs, newest.Depth, newest.Open
 	// Newest first, so a producer that is known already is the newer one. Retired
 	// deltas leave a chain that ends early: what they said was of deleted records.
-	for i, depth := len(extents)-1, int(newest.Depth); i >= 0 && depth >= 0; i, depth = i-1, depth-1 {
-		t, err := r.tail(ctx, p, extents[i])
+	for _, x := range catalog.Chain(extents) {
+		t, err := r.tail(ctx, p, x)
 		if err != nil {
-			return State{}, fmt.Errorf("read state of %s: %w", p, err)
+			return State{}, err
 		}
 		for _, known := range t.Producers {
 			if _, ok := s.Producers[known.ID]; !ok {
@@ -58,57 +70,61 @@ func (r *Reader) State(ctx context.Context, p catalog.Partition) (State, error) 
 	return s, nil
 }
 
-func (r *Reader) tail(ctx context.Context, p catalog.Partition, x catalog.Extent) (*object.Tail, error) {
-	key := tailKey{x.Object.Name, p}
-	if t, ok := r.tails.get(key); ok {
-		return t, nil
-	}
-	index, err := r.index(ctx, x.Object)
-	if err != nil {
-		return nil, err
-	}
-	e, ok := index.Tail(p.Topic, p.Index, x.Base)
-	if !ok {
-		return nil, fmt.Errorf("%w: object %s has no tail of %s", object.ErrCorrupt, x.Object.Name, p)
-	}
-	b := make([]byte, e.Len)
-	if _, err := r.store.GetRange(ctx, r.key(x.Object), e.Pos, b); err != nil {
-		return nil, fmt.Errorf("get tail of %s in object %s: %w", p, x.Object.Name, err)
-	}
-	if err := e.Check(b); err != nil {
-		return nil, fmt.Errorf("object %s: %w", x.Object.Name, err)
-	}
-	t, err := object.DecodeTail(b)
-	if err != nil {
-		return nil, fmt.Errorf("object %s: %w", x.Object.Name, err)
-	}
-	r.tails.put(key, t, int64(len(b))+256)
-	return t, nil
+type tailKey struct {
+	object    string
+	partition catalog.Partition
+	base      int64 // of the span
 }
 
-// Aborted returns the aborted transactions that a reader of [from, upto) has to
-// skip: those whose first offset is below upto and whose marker is at or above
-// from. Objects are read forward until one says that everything below upto was
-// decided; complete is false if none did and the rest is in memory (P9).
-func (r *Reader) Aborted(ctx context.Context, p catalog.Partition, from, upto int64) (aborted []batch.EndedTxn, complete bool, err error) {
-	extents := r.catalog.Extents(p)
-	at := slices.IndexFunc(extents, func(x catalog.Extent) bool { return x.End > from })
-	if at < 0 {
-		return nil, false, nil
-	}
-	for _, x := range extents[at:] {
-		t, err := r.tail(ctx, p, x)
+// tailChunk is how much of neighbouring tails one GET reads: who opens one
+// partition of an object mostly opens the others, too.
+const tailChunk = 256 << 10
+
+func (r *Reader) tail(ctx context.Context, p catalog.Partition, x catalog.Extent) (*object.Tail, error) {
+	return r.tails.load(ctx, tailKey{x.Object.Name, p, x.Base}, func(ctx context.Context) (*object.Tail, int64, error) {
+		ix, err := r.index(ctx, x.Object, CatchUp)
 		if err != nil {
-			return nil, false, fmt.Errorf("read aborted transactions of %s: %w", p, err)
+			return nil, 0, err
 		}
-		for _, e := range t.Ended {
-			if !e.Commit && e.First < upto && e.Marker >= from {
-				aborted = append(aborted, e)
+		i := sort.Search(len(ix.Tails), func(i int) bool {
+			return cmp.Or(ix.Tails[i].ComparePartition(p.Topic, p.Index), cmp.Compare(ix.Tails[i].Base, x.Base)) >= 0
+		})
+		if i == len(ix.Tails) || ix.Tails[i].ComparePartition(p.Topic, p.Index) != 0 || ix.Tails[i].Base != x.Base {
+			return nil, 0, fmt.Errorf("%w: object %s has no tail of %s at %d", object.ErrCorrupt, x.Object.Name, p, x.Base)
+		}
+		run, at := chunk(ix.Tails, ix.tails, i)
+		b := make([]byte, runBytes(run))
+		if err := r.gate.enter(ctx, CatchUp); err != nil {
+			return nil, 0, err
+		}
+		_, err = r.store.GetRange(ctx, r.key(x.Object), run[0].Pos, b)
+		r.gate.leave(CatchUp)
+		if err != nil {
+			return nil, 0, fmt.Errorf("get tail of %s in object %s: %w", p, x.Object.Name, err)
+		}
+		t, err := decodeTail(run, at, b)
+		if err != nil {
+			return nil, 0, fmt.Errorf("object %s: %w", x.Object.Name, err)
+		}
+		for i, e := range run {
+			// A neighbour that is damaged says so when it is asked for.
+			if n, err := decodeTail(run, i, b); i != at && err == nil {
+				r.tails.put(tailKey{x.Object.Name, catalog.Partition{Topic: e.Topic, Index: e.Partition}, e.Base}, n, tailBytes(e))
 			}
 		}
-		if t.LastStable >= upto {
-			return aborted, true, nil
-		}
+		return t, tailBytes(run[at]), nil
+	})
+}
+
+// tailBytes is about what a decoded tail takes.
+func tailBytes(e object.Entry) int64 { return 2*int64(e.Len) + 256 }
+
+// decodeTail decodes one of the tails in b.
+func decodeTail(run []object.Entry, i int, b []byte) (*object.Tail, error) {
+	e := run[i]
+	b = b[e.Pos-run[0].Pos:][:e.Len]
+	if err := e.Check(b); err != nil {
+		return nil, err
 	}
-	return aborted, false, nil
+	return object.DecodeTail(b)
 }

@@ -11,23 +11,36 @@ import (
 // AtTime returns the first record at or above offset from, in a batch that starts
 // below end, with a timestamp at or after ts; -1, -1 when objects hold none.
 func (r *Reader) AtTime(ctx context.Context, p catalog.Partition, ts, from, end int64) (offset, timestamp int64, err error) {
+	err = r.look(ctx, func() (err error) {
+		offset, timestamp, err = r.atTime(ctx, p, ts, from, end)
+		return err
+	})
+	if err != nil {
+		return -1, -1, fmt.Errorf("find time in %s: %w", p, err)
+	}
+	return offset, timestamp, nil
+}
+
+func (r *Reader) atTime(ctx context.Context, p catalog.Partition, ts, from, end int64) (offset, timestamp int64, err error) {
 	for _, x := range r.catalog.Extents(p) {
 		if x.End <= from || x.Base >= end || x.MaxTimestamp < ts {
 			continue
 		}
-		entries, err := r.entries(ctx, p, x.Object)
+		ix, err := r.index(ctx, x.Object, CatchUp)
 		if err != nil {
-			return -1, -1, fmt.Errorf("find time in %s: %w", p, err)
+			return -1, -1, err
 		}
-		for _, e := range entries {
-			if e.Last < from || e.Base >= end || e.MaxTimestamp < ts {
+		lo, hi := ix.partition(p)
+		for i := ix.from(lo, hi, from); i < hi && ix.Blocks[i].Base < end; i++ {
+			e := ix.Blocks[i]
+			if e.MaxTimestamp < ts {
 				continue
 			}
-			b, _, err := r.block(ctx, x.Object, e)
+			b, _, err := r.chunk(ctx, x.Object, ix, i, wants{class: CatchUp, must: true})
 			if err != nil {
-				return -1, -1, fmt.Errorf("find time in %s: %w", p, err)
+				return -1, -1, err
 			}
-			offset, timestamp, err = first(b.bytes, ts, from, end)
+			offset, timestamp, err = first(b.bytes[e.Pos-b.key.pos:][:e.Len], ts, from, end)
 			r.blocks.release(b)
 			if err != nil || offset >= 0 {
 				return offset, timestamp, err
@@ -55,7 +68,18 @@ func first(batches []byte, ts, from, end int64) (offset, timestamp int64, err er
 // Newest returns the largest timestamp that objects hold in [from, end); -1 when
 // there is none. It goes by whole blocks: a block that reaches below from counts
 // with all its records.
-func (r *Reader) Newest(ctx context.Context, p catalog.Partition, from, end int64) (int64, error) {
+func (r *Reader) Newest(ctx context.Context, p catalog.Partition, from, end int64) (newest int64, err error) {
+	err = r.look(ctx, func() (err error) {
+		newest, err = r.newest(ctx, p, from, end)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("find newest record of %s: %w", p, err)
+	}
+	return newest, nil
+}
+
+func (r *Reader) newest(ctx context.Context, p catalog.Partition, from, end int64) (int64, error) {
 	newest := int64(-1)
 	for _, x := range r.catalog.Extents(p) {
 		switch {
@@ -63,14 +87,13 @@ func (r *Reader) Newest(ctx context.Context, p catalog.Partition, from, end int6
 		case x.Base >= from && x.End <= end:
 			newest = x.MaxTimestamp
 		default:
-			entries, err := r.entries(ctx, p, x.Object)
+			ix, err := r.index(ctx, x.Object, CatchUp)
 			if err != nil {
-				return -1, fmt.Errorf("find newest record of %s: %w", p, err)
+				return -1, err
 			}
-			for _, e := range entries {
-				if e.Last >= from && e.Base < end {
-					newest = max(newest, e.MaxTimestamp)
-				}
+			lo, hi := ix.partition(p)
+			for i := ix.from(lo, hi, from); i < hi && ix.Blocks[i].Base < end; i++ {
+				newest = max(newest, ix.Blocks[i].MaxTimestamp)
 			}
 		}
 	}
