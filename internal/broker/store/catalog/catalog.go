@@ -12,7 +12,8 @@
 //
 // How it fails. ErrFenced means that another epoch took over: the process has to
 // end. Errors of the store are returned wrapped; nothing has to be undone. A
-// watch that falls behind makes the index stale for the time of one full read.
+// watch that ends or falls behind makes the index stale for the time of one full
+// read. ErrWentBack means that the store itself is older than before.
 //
 // The index is guarded by one RWMutex that is never held across I/O.
 package catalog
@@ -131,7 +132,10 @@ type Catalog struct {
 	leader  part               // what new partitions get: this broker and its epoch
 	known   map[string][]Range // ranges of objects this process is committing
 
-	refreshing sync.Mutex // one full read at a time
+	reading chan struct{} // holds a token while the store is read in full
+	// readsBegun counts full reads, readsDone is the number of the last that was
+	// done.
+	readsBegun, readsDone int64
 }
 
 // Open reads the whole catalog at one revision, creating the cluster's id in an
@@ -140,7 +144,7 @@ func Open(ctx context.Context, store meta.Store, cfg Config) (*Catalog, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	c := &Catalog{store: store, cfg: cfg, changed: make(chan struct{}), known: map[string][]Range{}}
+	c := &Catalog{store: store, cfg: cfg, changed: make(chan struct{}), reading: make(chan struct{}, 1), known: map[string][]Range{}}
 	if err := c.openCluster(ctx); err != nil {
 		return nil, fmt.Errorf("open catalog: %w", err)
 	}

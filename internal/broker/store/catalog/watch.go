@@ -11,14 +11,30 @@ import (
 	"github.com/looptape/looptape/internal/base/run"
 )
 
-// watchPatience is how long a reader that needs a revision waits for the watch
-// before it reads the store itself (P16).
-const watchPatience = 200 * time.Millisecond
+const (
+	// watchPatience is how long a reader that needs a revision waits for the watch
+	// before it reads the store itself (P16).
+	watchPatience = 200 * time.Millisecond
+	// progressEvery is how often it asks the watch for progress meanwhile. The
+	// first time comes late enough for the usual case, the change itself.
+	progressEvery = 20 * time.Millisecond
+	// readPause is between two attempts to read everything.
+	readPause = 200 * time.Millisecond
+	// readAttempts bounds how often a full read begins anew because its revision
+	// was compacted meanwhile.
+	readAttempts = 5
+	// loaders bounds the objects whose ranges are read at the same time.
+	loaders = 16
+)
 
-// loaders bounds the objects whose ranges are read at the same time.
-const loaders = 16
+// ErrWentBack says that the store now is at an earlier revision than it was
+// before: an old copy of the metadata was put in its place. The process has to
+// end; the checks of its next start tell whether it may go on.
+var ErrWentBack = errors.New("metadata went back in time")
 
-// Run keeps the index fresh until ctx ends.
+// Run keeps the index fresh until ctx ends. A watch that ends, for whatever
+// reason, leaves the index stale until a full read at one revision takes its
+// place; the next watch goes on from there.
 func (c *Catalog) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.running = true
@@ -29,22 +45,18 @@ func (c *Catalog) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 	for ctx.Err() == nil {
-		c.mu.RLock()
-		after := c.rev
-		c.mu.RUnlock()
-		err := c.follow(ctx, after)
-		if ctx.Err() != nil {
-			break
-		}
-		if errors.Is(err, meta.ErrClosed) {
+		if err := c.follow(ctx, c.Revision()); errors.Is(err, meta.ErrClosed) && ctx.Err() == nil {
 			return fmt.Errorf("watch catalog: %w", err)
 		}
-		// The watch ended early: the index is stale until a full read.
-		if err := c.refresh(ctx); err != nil {
-			if errors.Is(err, ErrCorrupt) {
-				return fmt.Errorf("watch catalog: %w", err) // waiting mends nothing
+		for ctx.Err() == nil {
+			err := c.refresh(ctx)
+			if err == nil {
+				break
 			}
-			if err := sleep(ctx, watchPatience); err != nil {
+			if final(err) && ctx.Err() == nil {
+				return fmt.Errorf("watch catalog: %w", err)
+			}
+			if err := sleep(ctx, readPause); err != nil {
 				break
 			}
 		}
@@ -52,7 +64,20 @@ func (c *Catalog) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow applies batches until the watch ends.
+// final says that no waiting mends the error.
+func final(err error) bool {
+	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrWentBack) || errors.Is(err, meta.ErrClosed) || errors.Is(err, meta.ErrDenied)
+}
+
+// Revision is the revision that the index shows.
+func (c *Catalog) Revision() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.rev
+}
+
+// follow applies batches until the watch ends, and returns why. A batch without
+// events is progress: the index is as good as at that revision.
 func (c *Catalog) follow(ctx context.Context, after int64) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -141,18 +166,39 @@ func (c *Catalog) tell(gone []TopicID) {
 	}
 }
 
-// refresh reads everything at one revision and swaps the index.
+// refresh reads everything at one revision and swaps the index. One read runs at
+// a time; who waits for it and came before it began needs no other.
 func (c *Catalog) refresh(ctx context.Context) error {
-	c.refreshing.Lock()
-	defer c.refreshing.Unlock()
-	var changes []change
-	rev, err := c.store.Scan(ctx, root, func(kv meta.KV) error {
-		ch, err := decode(meta.Event{Key: kv.Key, Value: kv.Value, ModRev: kv.ModRev})
-		changes = append(changes, ch)
-		return err
-	})
+	c.mu.RLock()
+	came := c.readsBegun
+	c.mu.RUnlock()
+	return c.read(ctx, func() bool { return c.readsDone > came })
+}
+
+// read is refresh unless enough holds when it is its turn. enough is called with
+// c.mu held.
+func (c *Catalog) read(ctx context.Context, enough func() bool) error {
+	select {
+	case c.reading <- struct{}{}:
+		defer func() { <-c.reading }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	c.mu.Lock()
+	done, before := enough(), c.rev
+	if !done {
+		c.readsBegun++
+	}
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
+	changes, rev, err := c.scan(ctx)
 	if err != nil {
 		return fmt.Errorf("read catalog: %w", err)
+	}
+	if rev < before {
+		return fmt.Errorf("read catalog: %w: from revision %d to %d", ErrWentBack, before, rev)
 	}
 	if err := c.load(ctx, changes); err != nil {
 		return err
@@ -165,7 +211,8 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	}
 	var gone []TopicID
 	c.mu.Lock()
-	if rev >= c.rev {
+	c.readsDone = c.readsBegun
+	if rev >= c.rev { // or the watch was faster
 		if c.ix != nil {
 			for id := range c.ix.topics {
 				if _, still := ix.topics[id]; !still {
@@ -180,6 +227,22 @@ func (c *Catalog) refresh(ctx context.Context) error {
 	c.mu.Unlock()
 	c.tell(gone)
 	return nil
+}
+
+// scan reads every key at one revision.
+func (c *Catalog) scan(ctx context.Context) (changes []change, rev int64, err error) {
+	for range readAttempts {
+		changes = changes[:0]
+		rev, err = c.store.Scan(ctx, root, func(kv meta.KV) error {
+			ch, err := decode(meta.Event{Key: kv.Key, Value: kv.Value, ModRev: kv.ModRev})
+			changes = append(changes, ch)
+			return err
+		})
+		if !errors.Is(err, meta.ErrCompacted) {
+			break
+		}
+	}
+	return changes, rev, err
 }
 
 // load reads the ranges of the sets among changes, a bounded number at a time.
@@ -210,10 +273,11 @@ func (c *Catalog) load(ctx context.Context, changes []change) error {
 	return ctx.Err()
 }
 
-// wait returns when the index shows revision rev.
+// wait returns when the index shows revision rev. A watch that shares its store
+// with others gets nothing for what they change, so it is asked how far it is; if
+// it does not tell, the store is read (P16).
 func (c *Catalog) wait(ctx context.Context, rev int64) error {
-	patience := time.NewTimer(watchPatience)
-	defer patience.Stop()
+	var patience, ask *time.Timer
 	for {
 		c.mu.RLock()
 		reached, changed, running := c.rev >= rev, c.changed, c.running
@@ -222,16 +286,32 @@ func (c *Catalog) wait(ctx context.Context, rev int64) error {
 			return nil
 		}
 		if !running {
-			return c.refresh(ctx)
+			return c.read(ctx, func() bool { return c.rev >= rev })
+		}
+		if patience == nil {
+			patience, ask = time.NewTimer(watchPatience), time.NewTimer(progressEvery)
+			defer patience.Stop()
+			defer ask.Stop()
 		}
 		select {
 		case <-changed:
+		case <-ask.C:
+			c.ask(ctx)
+			ask.Reset(progressEvery)
 		case <-patience.C:
-			return c.refresh(ctx)
+			return c.read(ctx, func() bool { return c.rev >= rev })
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// ask makes the watch tell how far it is. That it fails needs no answer: the
+// patience of who asks ends.
+func (c *Catalog) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, progressEvery)
+	defer cancel()
+	_ = c.store.Progress(ctx)
 }
 
 // Refresh reads the catalog anew; for a reader that found the index stale (an
