@@ -35,8 +35,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/base/run"
@@ -187,7 +185,7 @@ func (s *Store) read(ctx context.Context, ops []clientv3.Op) (*clientv3.TxnRespo
 	defer cancel()
 	for {
 		res, err := s.client.Txn(ctx).Then(ops...).Commit()
-		if err == nil || status.Code(err) != codes.Unavailable {
+		if err == nil || !lost(err) {
 			return res, err
 		}
 		pause := time.NewTimer(readPause)

@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/looptape/looptape/internal/base/meta"
 )
@@ -145,3 +147,12 @@ func plain(err error) error {
 }
 
 func compacted(err error) bool { return errors.Is(plain(err), meta.ErrCompacted) }
+
+// lost says that there was no answer, or that etcd has no leader now.
+func lost(err error) bool {
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		return e.Code() == codes.Unavailable
+	}
+	return status.Code(err) == codes.Unavailable
+}
