@@ -93,9 +93,13 @@ type Range struct {
 	TailDepth    uint8 // extents before this one that its producer state builds on; 0 is a full snapshot
 }
 
-// Extent is a Range with its object.
+// Extent is what readers see of a Range, with its object. Where objects overlap,
+// the one with the higher generation holds the offsets and the other is clipped;
+// extents of a partition never overlap.
 type Extent struct {
 	Base, End    int64
+	SpanBase     int64 // of the object's range: [SpanBase, SpanEnd), with one tail section
+	SpanEnd      int64
 	MaxTimestamp int64
 	Bytes        int64
 	TailDepth    uint8

@@ -146,7 +146,7 @@ func TestCommitAndFind(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"commit":    w.Commit(ctx, Commit{Epoch: 1, LSN: 10, Objects: []NewObject{object("late", false, Range{Partition: p, Base: 20, End: 30})}}),
-		"retire":    w.Retire(ctx, []*Object{{Name: "s1"}}, 0),
+		"retire":    w.Retire(ctx, c.Visible()[:1], 0),
 		"log start": func() error { _, err := w.SetLogStart(ctx, p, 5); return err }(),
 	} {
 		if !errors.Is(err, ErrFenced) {
@@ -218,8 +218,8 @@ func TestDeadKeepsProducerState(t *testing.T) {
 		t.Errorf("log start went down: %d %v", start, err)
 	}
 	var names []string
-	for _, o := range c.Dead() {
-		names = append(names, o.Name)
+	for _, v := range c.Unneeded() {
+		names = append(names, v.Object.Name)
 	}
 	if diff := cmp.Diff([]string{"s0", "s1"}, names); diff != "" {
 		t.Error(diff) // s2 is the full snapshot that s4's state builds on
@@ -262,7 +262,7 @@ func TestHigherGenerationWins(t *testing.T) {
 		}
 	}
 	names := func() (all []string) {
-		for _, x := range ix.extents[p] {
+		for _, x := range ix.shown(p) {
 			all = append(all, x.Object.Name)
 		}
 		return all

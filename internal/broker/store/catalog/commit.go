@@ -51,18 +51,7 @@ func (w *Writer) Commit(ctx context.Context, m Commit) error {
 		return fmt.Errorf("commit: LSN %d of epoch %s is below the committed %d", m.LSN, m.Of, state.committed)
 	}
 	c := w.c
-	c.mu.Lock()
-	for _, o := range m.Objects {
-		c.known[o.Object.Name] = o.Ranges
-	}
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		for _, o := range m.Objects {
-			delete(c.known, o.Object.Name)
-		}
-		c.mu.Unlock()
-	}()
+	defer c.announce(m.Objects)()
 	dropped := map[string]bool{} // objects whose topic is gone
 	for {
 		rev, gone, err := w.commit(ctx, m, state, dropped)
@@ -109,24 +98,24 @@ func (w *Writer) commit(ctx context.Context, m Commit, state *logState, dropped 
 	topics := map[string][]string{} // topic key -> singles of it
 	for _, o := range m.Objects {
 		name := o.Object.Name
+		op, err := visibleOp(o)
+		if err != nil {
+			return 0, nil, err
+		}
 		t.If = append(t.If, meta.Absent(sweptKey(name)))
 		switch {
 		case dropped[name]:
 			t.Then = append(t.Then, meta.Put(gcKey(w.c.cfg.Now().UnixMilli()+m.Grace, name), encodeInt(0)))
 		case o.Single:
-			if len(o.Ranges) != 1 {
-				return 0, nil, fmt.Errorf("object %s has %d ranges, a single-partition object has one", name, len(o.Ranges))
-			}
-			r := o.Ranges[0]
-			key := topicKey(r.Partition.Topic)
+			key := topicKey(o.Ranges[0].Partition.Topic)
 			if topics[key] == nil {
 				t.If = append(t.If, meta.Exists(key))
 				t.ElseGet = append(t.ElseGet, key)
 			}
 			topics[key] = append(topics[key], name)
-			t.Then = append(t.Then, meta.Put(objKey(r.Partition, r.Base), encodeObj(o.Object, r)))
+			t.Then = append(t.Then, op)
 		default:
-			t.Then = append(t.Then, meta.Put(setKey(name), encodeSet(o.Object)))
+			t.Then = append(t.Then, op)
 		}
 	}
 	res, err := w.c.txn(ctx, t)

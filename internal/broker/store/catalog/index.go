@@ -1,24 +1,22 @@
 package catalog
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/looptape/looptape/internal/base/meta"
 )
 
-// index is the catalog in memory. Slices of extents are never changed in place
-// below their length, so a reader may keep one.
+// index is the catalog in memory.
 type index struct {
 	topics  map[TopicID]Topic
 	names   map[string]TopicID
 	parts   map[Partition]partEntry
-	extents map[Partition][]Extent // by Base
-	objects map[string]objEntry    // by meta key
-	deleted map[TopicID]int64      // deletion time, ms
-	owners  owners                 // who lives, leads and recovers
+	shelves map[Partition]*shelf
+	objects map[string]objEntry // by meta key
+	keys    map[string]string   // of objects, by name
+	deleted map[TopicID]int64   // deletion time, ms
+	owners  owners              // who lives, leads and recovers
 }
 
 type partEntry struct {
@@ -35,7 +33,7 @@ type objEntry struct {
 func newIndex() *index {
 	return &index{
 		topics: map[TopicID]Topic{}, names: map[string]TopicID{}, parts: map[Partition]partEntry{},
-		extents: map[Partition][]Extent{}, objects: map[string]objEntry{}, deleted: map[TopicID]int64{},
+		shelves: map[Partition]*shelf{}, objects: map[string]objEntry{}, keys: map[string]string{}, deleted: map[TopicID]int64{},
 		owners: newOwners(),
 	}
 }
@@ -137,81 +135,15 @@ func (ix *index) apply(ch change) (gone TopicID, isGone bool, err error) {
 		if old, had := ix.objects[key]; had {
 			ix.remove(old)
 			delete(ix.objects, key)
+			delete(ix.keys, old.object.Name)
 		}
 		if !ch.gone {
 			e := objEntry{ch.object, ch.ranges, ch.modRev}
-			ix.objects[key] = e
+			ix.objects[key], ix.keys[e.object.Name] = e, key
 			ix.insert(e)
 		}
 	}
 	return gone, false, nil
-}
-
-// insert adds the object's ranges. Where ranges overlap the higher generation
-// wins: a merged object and its inputs may be visible together.
-func (ix *index) insert(e objEntry) {
-	for _, r := range e.ranges {
-		x := Extent{r.Base, r.End, r.MaxTimestamp, r.Bytes, r.TailDepth, e.object}
-		all := ix.extents[r.Partition]
-		if n := len(all); n == 0 || all[n-1].End <= x.Base {
-			ix.extents[r.Partition] = append(all, x) // the usual case: a flush
-			continue
-		}
-		if slices.ContainsFunc(all, func(o Extent) bool { return covers(o, x) }) {
-			continue
-		}
-		kept := slices.DeleteFunc(slices.Clone(all), func(o Extent) bool { return covers(x, o) })
-		kept = append(kept, x)
-		slices.SortFunc(kept, func(a, b Extent) int {
-			return cmp.Or(cmp.Compare(a.Base, b.Base), cmp.Compare(a.End, b.End))
-		})
-		ix.extents[r.Partition] = kept
-	}
-}
-
-// covers says that nobody needs b where a is.
-func covers(a, b Extent) bool {
-	return a.Base <= b.Base && b.End <= a.End && a.Object.Generation > b.Object.Generation
-}
-
-func (ix *index) remove(e objEntry) {
-	for _, r := range e.ranges {
-		all := ix.extents[r.Partition]
-		kept := slices.DeleteFunc(slices.Clone(all), func(o Extent) bool { return o.Object.Name == e.object.Name })
-		if len(kept) == 0 {
-			delete(ix.extents, r.Partition)
-		} else {
-			ix.extents[r.Partition] = kept
-		}
-	}
-}
-
-// Extents returns what objects hold of a partition, by offset. Don't change it.
-func (c *Catalog) Extents(p Partition) []Extent {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	all := c.ix.extents[p]
-	return all[:len(all):len(all)]
-}
-
-// Find returns the first extent that ends above offset: the one that holds it
-// or, where nothing holds it, the next.
-func (c *Catalog) Find(p Partition, offset int64) (Extent, bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	all := c.ix.extents[p]
-	// Ends ascend with bases: extents never overlap but while a replaced one is
-	// still visible, and then the search may only hit an equally good copy.
-	at, _ := slices.BinarySearchFunc(all, offset, func(x Extent, o int64) int {
-		if x.End > o {
-			return 1
-		}
-		return -1
-	})
-	if at == len(all) {
-		return Extent{}, false
-	}
-	return all[at], true
 }
 
 // Partitions returns the partitions that objects hold something of and
@@ -219,8 +151,8 @@ func (c *Catalog) Find(p Partition, offset int64) (Extent, bool) {
 func (c *Catalog) Partitions() []Partition {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	all := make([]Partition, 0, len(c.ix.extents))
-	for p := range c.ix.extents {
+	all := make([]Partition, 0, len(c.ix.shelves))
+	for p := range c.ix.shelves {
 		if t, ok := c.ix.topics[p.Topic]; ok && p.Index < t.Partitions {
 			all = append(all, p)
 		}

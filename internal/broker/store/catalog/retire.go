@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/looptape/looptape/internal/base/meta"
 )
@@ -51,56 +52,38 @@ func (w *Writer) SetLogStart(ctx context.Context, p Partition, before int64) (in
 	}
 }
 
-// Dead returns the objects none of whose ranges anybody needs: their topics are
-// gone, they lie below the log start, or a higher generation covers them. The
+// Unneeded returns the objects none of whose ranges anybody needs: their topics
+// are gone, they lie below the log start, or a higher generation covers them. The
 // newest extent of a living partition is kept for the producer state in it, with
 // those it builds on (P10).
-func (c *Catalog) Dead() []*Object {
+func (c *Catalog) Unneeded() []Visible {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
-	var dead []*Object
-	for _, e := range c.ix.objects {
-		needed := slices.ContainsFunc(e.ranges, func(r Range) bool { return c.ix.needed(r, e.object) })
-		if !needed {
-			dead = append(dead, e.object)
+	needed := make(map[string]bool, len(c.ix.objects))
+	for p := range c.ix.shelves {
+		for key := range c.ix.needs(p) {
+			needed[key.object] = true
 		}
 	}
-	slices.SortFunc(dead, func(a, b *Object) int {
-		if a.Name < b.Name {
-			return -1
+	var dead []Visible
+	for key, e := range c.ix.objects {
+		if !needed[e.object.Name] {
+			dead = append(dead, visible(key, e))
 		}
-		return 1
-	})
+	}
+	c.mu.RUnlock()
+	slices.SortFunc(dead, func(a, b Visible) int { return strings.Compare(a.Object.Name, b.Object.Name) })
 	return dead
 }
 
-func (ix *index) needed(r Range, o *Object) bool {
-	if _, ok := ix.topics[r.Partition.Topic]; !ok {
-		return false
-	}
-	all := ix.extents[r.Partition]
-	at := slices.IndexFunc(all, func(x Extent) bool { return x.Object.Name == o.Name && x.Base == r.Base })
-	if at < 0 {
-		return false // covered
-	}
-	last := len(all) - 1
-	return r.End > ix.parts[r.Partition].LogStart || at >= last-int(all[last].TailDepth)
-}
-
-// Retire takes dead objects out of sight and hands them to the collector, which
-// may delete them from deadline (ms) on. Objects that changed meanwhile are left.
-func (w *Writer) Retire(ctx context.Context, objects []*Object, deadline int64) error {
+// Retire takes objects out of sight and hands them to the collector, which may
+// delete them from deadline (ms) on. Objects that changed meanwhile are left.
+func (w *Writer) Retire(ctx context.Context, objects []Visible, deadline int64) error {
 	for batch := range slices.Chunk(objects, retireBatch) {
 		t := meta.Txn{If: []meta.Cmp{w.active()}, ElseGet: []string{w.fenceKey()}}
-		w.c.mu.RLock()
-		for _, o := range batch {
-			for key, e := range w.c.ix.entries(o) {
-				t.If = append(t.If, meta.ModRevIs(key, e.modRev))
-				t.Then = append(t.Then, meta.Delete(key))
-			}
-			t.Then = append(t.Then, meta.Put(gcKey(deadline, o.Name), encodeInt(0)))
+		for _, v := range batch {
+			t.If = append(t.If, meta.ModRevIs(v.key, v.Rev))
+			t.Then = append(t.Then, meta.Delete(v.key), meta.Put(gcKey(deadline, v.Object.Name), encodeInt(0)))
 		}
-		w.c.mu.RUnlock()
 		res, err := w.c.txn(ctx, t)
 		if err != nil {
 			return fmt.Errorf("retire %d objects: %w", len(batch), err)
@@ -113,22 +96,6 @@ func (w *Writer) Retire(ctx context.Context, objects []*Object, deadline int64) 
 		}
 	}
 	return nil
-}
-
-// entries returns the keys under which an object is visible.
-func (ix *index) entries(o *Object) map[string]objEntry {
-	found := map[string]objEntry{}
-	if e, ok := ix.objects[setKey(o.Name)]; ok {
-		found[setKey(o.Name)] = e
-	}
-	if o.Partitions == 1 {
-		for key, e := range ix.objects {
-			if e.object.Name == o.Name {
-				found[key] = e
-			}
-		}
-	}
-	return found
 }
 
 // Garbage is an object to delete.
@@ -181,10 +148,8 @@ func (w *Writer) Bury(ctx context.Context) error {
 	w.c.mu.RLock()
 	var ids []TopicID
 	mentioned := map[TopicID]bool{}
-	for _, e := range w.c.ix.objects {
-		for _, r := range e.ranges {
-			mentioned[r.Partition.Topic] = true
-		}
+	for p := range w.c.ix.shelves {
+		mentioned[p.Topic] = true
 	}
 	for id := range w.c.ix.deleted {
 		if !mentioned[id] {

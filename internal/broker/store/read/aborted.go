@@ -51,7 +51,7 @@ func (r *Reader) aborted(ctx context.Context, p catalog.Partition, from, upto in
 }
 
 func (r *Reader) endedIn(ctx context.Context, p catalog.Partition, x catalog.Extent) (ended, error) {
-	key := tailKey{x.Object.Name, p, x.Base}
+	key := tailKey{x.Object.Name, p, x.SpanBase}
 	if e, ok := r.ended.get(key); ok {
 		return e, nil
 	}

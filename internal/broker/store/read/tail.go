@@ -81,16 +81,16 @@ type tailKey struct {
 const tailChunk = 256 << 10
 
 func (r *Reader) tail(ctx context.Context, p catalog.Partition, x catalog.Extent) (*object.Tail, error) {
-	return r.tails.load(ctx, tailKey{x.Object.Name, p, x.Base}, func(ctx context.Context) (*object.Tail, int64, error) {
+	return r.tails.load(ctx, tailKey{x.Object.Name, p, x.SpanBase}, func(ctx context.Context) (*object.Tail, int64, error) {
 		ix, err := r.index(ctx, x.Object, CatchUp)
 		if err != nil {
 			return nil, 0, err
 		}
 		i := sort.Search(len(ix.Tails), func(i int) bool {
-			return cmp.Or(ix.Tails[i].ComparePartition(p.Topic, p.Index), cmp.Compare(ix.Tails[i].Base, x.Base)) >= 0
+			return cmp.Or(ix.Tails[i].ComparePartition(p.Topic, p.Index), cmp.Compare(ix.Tails[i].Base, x.SpanBase)) >= 0
 		})
-		if i == len(ix.Tails) || ix.Tails[i].ComparePartition(p.Topic, p.Index) != 0 || ix.Tails[i].Base != x.Base {
-			return nil, 0, fmt.Errorf("%w: object %s has no tail of %s at %d", object.ErrCorrupt, x.Object.Name, p, x.Base)
+		if i == len(ix.Tails) || ix.Tails[i].ComparePartition(p.Topic, p.Index) != 0 || ix.Tails[i].Base != x.SpanBase {
+			return nil, 0, fmt.Errorf("%w: object %s has no tail of %s at %d", object.ErrCorrupt, x.Object.Name, p, x.SpanBase)
 		}
 		run, at := chunk(ix.Tails, ix.tails, i)
 		b := make([]byte, runBytes(run))

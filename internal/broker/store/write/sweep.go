@@ -94,7 +94,7 @@ func (s *Sweeper) Round(ctx context.Context) error {
 	if err := s.expire(ctx, now); err != nil {
 		return err
 	}
-	if dead := s.catalog.Dead(); len(dead) > 0 {
+	if dead := s.catalog.Unneeded(); len(dead) > 0 {
 		if err := s.writer.Retire(ctx, dead[:min(len(dead), perRound)], now+s.cfg.Grace.Milliseconds()); err != nil {
 			return err
 		}

@@ -274,34 +274,10 @@ func (f *Flusher) putAll(ctx context.Context, j *job) error {
 	return nil
 }
 
-// put stores an object. An object that exists is an earlier attempt of ours if
-// its footer, nonce included, is ours; names are never used twice.
+// put stores an object.
 func (f *Flusher) put(ctx context.Context, p *packed) error {
-	key := object.Key(f.cluster, p.name)
-	err := f.store.Put(ctx, key, p, p.Size())
-	if !errors.Is(err, blob.ErrExists) {
-		return err
-	}
-	want, err := p.Footer.Encode()
-	if err != nil {
-		return err
-	}
-	got := make([]byte, len(want))
-	info, err := f.store.Stat(ctx, key)
-	if err == nil && info.Size == p.Size() {
-		_, err = f.store.GetRange(ctx, key, p.Size()-int64(len(want)), got)
-	}
-	if err != nil {
-		return err
-	}
-	if string(got) != string(want) {
-		return fmt.Errorf("%w: object %s exists and is not ours", errForeign, p.name)
-	}
-	return nil
+	return putObject(ctx, f.store, object.Key(f.cluster, p.name), p, p.Size(), &p.Footer)
 }
-
-// errForeign and what catalog.ErrFenced stands for are final.
-var errForeign = errors.New("foreign object")
 
 func (f *Flusher) commitAll(ctx context.Context, jobs <-chan *job) error {
 	for {
