@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -61,6 +62,37 @@ func TestReopen(t *testing.T) {
 	}
 	if b := <-w; b.Rev != 3 {
 		t.Errorf("watch: %+v", b)
+	}
+}
+
+// Leases end with the process that had the file open; keys without one stay.
+func TestReopenEndsLeases(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, dir)
+	id, err := s.Grant(t.Context(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Txn(t.Context(), meta.Txn{Then: []meta.Op{
+		meta.Put("a", nil).WithLease(id), meta.Put("b", nil).WithLease(id), meta.Put("c", nil),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = openIn(t, dir)
+		found, rev, err := s.Get(t.Context(), "a", "b", "c")
+		if _, ok := found["c"]; !ok || len(found) != 1 || rev != 2 || err != nil {
+			t.Errorf("at %d: %v, %v", rev, found, err)
+		}
+		if _, err := s.KeepAlive(t.Context(), id); !errors.Is(err, meta.ErrNoLease) {
+			t.Errorf("refresh: %v", err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
