@@ -36,10 +36,20 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		{"bad keys", badKeys},
 		{"ended context", ended},
 		{"body too short", shortBody},
+		{"body fails once", brokenBody},
+		{"large lazy body", largeBody},
+		{"cancelled while the body is read", cancelled},
+		{"long list", longList},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 	}
 }
+
+const (
+	races    = 5
+	racers   = 16
+	longKeys = 1205 // more than an S3 store lists in one answer
+)
 
 func put(t *testing.T, s blob.Store, key, body string) {
 	t.Helper()
@@ -92,31 +102,34 @@ func putOnce(t *testing.T, s blob.Store) {
 }
 
 func race(t *testing.T, s blob.Store) {
-	var wg sync.WaitGroup
-	errs := make([]error, 8)
-	for i := range errs {
-		wg.Go(func() {
-			body := bytes.Repeat([]byte{byte('0' + i)}, 10_000)
-			errs[i] = s.Put(t.Context(), "race/key", bytes.NewReader(body), int64(len(body)))
-		})
-	}
-	wg.Wait()
-	winner := -1
-	for i, err := range errs {
-		switch {
-		case err == nil && winner >= 0:
-			t.Errorf("%d and %d both won", winner, i)
-		case err == nil:
-			winner = i
-		case !errors.Is(err, blob.ErrExists):
-			t.Errorf("put %d: %v", i, err)
+	for round := range races {
+		key := fmt.Sprint("race/", round)
+		var wg sync.WaitGroup
+		errs := make([]error, racers)
+		for i := range errs {
+			wg.Go(func() {
+				body := bytes.Repeat([]byte{byte('a' + i)}, 10_000)
+				errs[i] = s.Put(t.Context(), key, bytes.NewReader(body), int64(len(body)))
+			})
 		}
-	}
-	if winner < 0 {
-		t.Fatal("nobody won")
-	}
-	if got := get(t, s, "race/key"); got != strings.Repeat(string(rune('0'+winner)), 10_000) {
-		t.Errorf("not the winner's bytes")
+		wg.Wait()
+		winner := -1
+		for i, err := range errs {
+			switch {
+			case err == nil && winner >= 0:
+				t.Errorf("%d and %d both won", winner, i)
+			case err == nil:
+				winner = i
+			case !errors.Is(err, blob.ErrExists):
+				t.Errorf("put %d: %v", i, err)
+			}
+		}
+		if winner < 0 {
+			t.Fatal("nobody won")
+		}
+		if got := get(t, s, key); got != strings.Repeat(string(rune('a'+winner)), 10_000) {
+			t.Errorf("not the winner's bytes")
+		}
 	}
 }
 
@@ -142,6 +155,16 @@ func ranges(t *testing.T, s blob.Store) {
 		if !errors.Is(err, c.err) || err == nil && (n != c.n || string(dst) != c.want) {
 			t.Errorf("%d bytes at %d: %q, %d, %v", c.n, c.off, dst, n, err)
 		}
+	}
+	put(t, s, "empty", "")
+	if n, err := s.GetRange(t.Context(), "empty", 0, nil); n != 0 || err != nil {
+		t.Errorf("nothing of nothing: %d, %v", n, err)
+	}
+	if _, err := s.GetRange(t.Context(), "empty", 0, make([]byte, 1)); !errors.Is(err, blob.ErrRange) {
+		t.Errorf("something of nothing: %v", err)
+	}
+	if _, err := s.GetRange(t.Context(), "none", 0, nil); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("nothing of a missing one: %v", err)
 	}
 	if _, err := s.GetRange(t.Context(), "none", 0, make([]byte, 1)); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("missing: %v", err)
