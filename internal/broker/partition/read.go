@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -17,6 +18,9 @@ type Read struct {
 	AtLeastOne         bool  // give the first batch whole even above MaxBytes
 	ReadCommitted      bool  // only below the last stable offset, with the aborted transactions
 	CurrentLeaderEpoch int32 // as the caller knows it, -1 unknown
+	// Glance gives only what is in memory, without waiting for the object store.
+	// What is not is fetched meanwhile, and the chunk is Pending.
+	Glance bool
 }
 
 // AbortedTxn is a transaction whose records a read-committed reader skips, from
@@ -34,6 +38,7 @@ type Chunk struct {
 	LastStable    int64
 	LogStart      int64
 	Aborted       []AbortedTxn // under ReadCommitted, by first offset
+	Pending       bool         // there is more, on its way from the object store
 }
 
 // Read returns what there is from r.Offset on; it does not wait for new data.
@@ -73,34 +78,51 @@ func (p *Partition) Read(ctx context.Context, r Read) (Chunk, error) {
 		if next >= memory || next >= limit {
 			return p.finish(ctx, r, chunk, &res, next)
 		}
-		// Below memory: objects have it. Memory's start only rises meanwhile.
+		// Below memory: objects have it, without a hole from the log start on.
+		// Memory's start only rises meanwhile.
 		got, err := p.set.reader.Read(ctx, read.Query{
 			Partition: p.id.catalog(), Offset: next, End: min(limit, memory),
-			MaxBytes: r.MaxBytes - res.bytes, AtLeastOne: r.AtLeastOne && res.bytes == 0,
+			MaxBytes: r.MaxBytes - res.bytes, AtLeastOne: r.AtLeastOne && res.bytes == 0, Glance: r.Glance,
 		})
 		if err != nil {
 			res.release()
-			return chunk, err
+			return p.missed(chunk, next, err)
 		}
 		if got.Bytes > 0 {
 			res.records = append(res.records, got.Records...)
 			res.bytes += got.Bytes
 			res.cold = append(res.cold, got)
-			next = got.Next
-			// What follows in memory comes with the next read, unless the objects
-			// are used up and there is room left.
-			if next < min(limit, memory) || res.bytes >= r.MaxBytes {
-				return p.finish(ctx, r, chunk, &res, next)
-			}
-			continue
 		}
-		if got.Full {
-			return p.finish(ctx, r, chunk, &res, next) // the next batch does not fit
+		next = got.Next
+		chunk.Pending = got.Pending
+		// What follows in memory comes with the next read, unless the objects are
+		// used up and there is room left.
+		if got.Full || got.Pending || got.Bytes > 0 && (next < min(limit, memory) || res.bytes >= r.MaxBytes) {
+			return p.finish(ctx, r, chunk, &res, next)
 		}
-		// Nothing there up to where memory began: a hole that compaction or
-		// DeleteRecords left, or memory has moved on.
+		// Nothing is left of it up to where memory began: compacted away.
 		next = max(next, min(limit, memory))
 	}
+}
+
+// missed explains why objects do not have the records at offset. Below a log
+// start that has risen meanwhile that is no error of theirs.
+func (p *Partition) missed(chunk Chunk, offset int64, err error) (Chunk, error) {
+	if !errors.Is(err, read.ErrLost) {
+		return chunk, err
+	}
+	start := p.set.catalog.Record(p.id.catalog()).LogStart
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.logStart = max(p.logStart, start)
+	chunk.LogStart = p.logStart
+	switch {
+	case p.closed:
+		return chunk, p.gone()
+	case offset < p.logStart:
+		return chunk, ErrOffsetOutOfRange
+	}
+	return chunk, err
 }
 
 // collected is the answer so far with what it pins.

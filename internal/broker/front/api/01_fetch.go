@@ -37,6 +37,7 @@ type fetch struct {
 	err       error    // of the whole request
 	parts     []fetchPart
 	size      int // bytes of records in parts
+	most      int // that size may be
 	counted   int // of them in Server.fetched
 	ready     bool
 	end       time.Time
@@ -45,8 +46,11 @@ type fetch struct {
 type fetchPart struct {
 	partitionKey
 	want  fetchWant
-	sp    *sessionPart // nil without session
+	sp    *sessionPart  // nil without session
+	of    catalog.Topic // if known
+	known bool
 	log   Log
+	ahead bool // there is something to read
 	err   error
 	chunk partition.Chunk
 	size  int
@@ -131,63 +135,127 @@ func (f *fetch) plan() error {
 	return nil
 }
 
-// resolve finds the partition's log.
-func (f *fetch) resolve(p *fetchPart) {
-	var t catalog.Topic
-	var ok bool
-	p.err = errUnknownTopic
-	if f.r.Version >= 13 {
-		t, ok = f.s.topics.TopicByID(p.id)
-		p.err = errUnknownTopicID
+// resolve finds the partition's log. last is the part before: neighbours are
+// mostly of one topic.
+func (f *fetch) resolve(p, last *fetchPart) {
+	if last != nil && last.known && last.sameTopic(p.partitionKey) {
+		p.of, p.known = last.of, true
+	} else if f.r.Version >= 13 {
+		p.of, p.known = f.s.topics.TopicByID(p.id)
 	} else {
-		t, ok = f.s.topics.Topic(p.topic)
+		p.of, p.known = f.s.topics.Topic(p.topic)
 	}
-	if ok {
-		p.log, p.err = f.s.open(t, p.index)
+	switch {
+	case p.known:
+		p.log, p.err = f.s.open(p.of, p.index)
+	case f.r.Version >= 13:
+		p.err = errUnknownTopicID
+	default:
+		p.err = errUnknownTopic
 	}
 }
 
 // collect reads what there is, within the byte limits. The first partition that
 // has anything gives at least one batch, or no large batch would ever get out.
+//
+// At first nobody waits for the object store: what is not in memory is asked for,
+// of all partitions together, and if the others have enough it comes with the
+// next fetch. So a partition far behind does not hold up one at the tail. Only
+// when they have not, the fetch waits for it.
 func (f *fetch) collect(ctx context.Context) {
 	f.release()
-	limit := min(int(max(f.req.MaxBytes, 0)), f.s.cfg.MaxFetchBytes)
-	if room := f.s.cfg.MaxFetchMemory - f.s.fetched.Load(); int64(limit) > room {
-		limit = int(max(room, 0)) // others hold much: the least that makes progress
-	}
+	limit := f.limit()
+	f.most = limit
+	waiting := 0 // parts with something to read
+	var last *fetchPart
 	for i := range f.parts {
 		p := &f.parts[i]
-		f.resolve(p)
+		f.resolve(p, last)
+		last = p
+		if p.err == nil && f.ahead(p) {
+			waiting++
+		}
+	}
+	pending := 0
+	for i := range f.parts {
+		p := &f.parts[i]
 		if p.err != nil {
 			continue
 		}
-		p.chunk, p.err = p.log.Read(ctx, partition.Read{
-			Offset:             p.want.offset,
-			MaxBytes:           min(int(max(p.want.maxBytes, 0)), max(limit-f.size, 0)),
-			AtLeastOne:         f.size == 0,
-			ReadCommitted:      f.req.IsolationLevel == 1,
-			CurrentLeaderEpoch: p.want.leaderEpoch,
-		})
-		if p.err != nil {
-			continue
+		share := 0
+		if p.ahead && f.size < limit {
+			// What the parts before left of their shares is for those after.
+			share = max((limit-f.size)/waiting, min(minShare, limit-f.size))
+			waiting--
 		}
-		for _, b := range p.chunk.Records {
-			p.size += len(b)
+		f.read(ctx, p, share, true)
+		if p.chunk.Pending {
+			pending++
 		}
-		f.size += p.size
+	}
+	for i := range f.parts {
+		if p := &f.parts[i]; pending > 0 && p.err == nil && p.chunk.Pending && f.size < max(1, min(int(f.req.MinBytes), limit)) {
+			f.forget(p)
+			f.read(ctx, p, max((limit-f.size)/pending, min(minShare, limit-f.size)), false)
+			pending--
+		}
 	}
 	f.counted = f.size
 	f.s.fetched.Add(int64(f.counted))
 }
 
-// enough says whether to answer at once: there is enough to read, or an error
-// to tell, or a session to begin.
+// minShare is what a partition may give in a fetch of very many; the others'
+// turn comes with the next one.
+const minShare = 64 << 10
+
+// limit is how much the fetch may answer with. What all replies together hold is
+// bounded: while others hold much, that is less, and at last the one batch that
+// makes progress.
+func (f *fetch) limit() int {
+	limit := min(int(max(f.req.MaxBytes, 0)), f.s.cfg.MaxFetchBytes)
+	if room := (f.s.cfg.MaxFetchMemory - f.s.fetched.Load()) / 2; int64(limit) > room {
+		limit = int(max(room, 0))
+	}
+	return limit
+}
+
+// ahead says whether the part has anything to read, as far as offsets tell.
+func (f *fetch) ahead(p *fetchPart) bool {
+	_, high, stable := p.log.Offsets()
+	if f.req.IsolationLevel == 1 {
+		high = stable
+	}
+	p.ahead = p.want.offset < high
+	return p.ahead
+}
+
+func (f *fetch) read(ctx context.Context, p *fetchPart, share int, glance bool) {
+	p.chunk, p.err = p.log.Read(ctx, partition.Read{
+		Offset:             p.want.offset,
+		MaxBytes:           min(int(max(p.want.maxBytes, 0)), share),
+		AtLeastOne:         f.size == 0,
+		ReadCommitted:      f.req.IsolationLevel == 1,
+		CurrentLeaderEpoch: p.want.leaderEpoch,
+		Glance:             glance,
+	})
+	if p.err != nil {
+		return
+	}
+	for _, b := range p.chunk.Records {
+		p.size += len(b)
+	}
+	f.size += p.size
+}
+
+// enough says whether to answer at once: there is enough to read or more at once
+// with the next fetch, or an error to tell, or a session to begin.
 func (f *fetch) enough() bool {
-	if f.size >= int(f.req.MinBytes) || len(f.parts) == 0 {
+	if f.size >= min(int(f.req.MinBytes), f.most) || len(f.parts) == 0 {
 		return true
 	}
 	for i := range f.parts {
-		if f.parts[i].err != nil {
+		// What is on its way is there at the next fetch.
+		if p := &f.parts[i]; p.err != nil || p.chunk.Pending {
 			return true
 		}
 	}
@@ -200,10 +268,25 @@ func (f *fetch) Wait(ctx context.Context) {
 	w := partition.NewWaiter()
 	timer := time.NewTimer(time.Until(f.end))
 	defer timer.Stop()
+	logs := make([]Log, len(f.parts)) // that w waits on
+	seen := make([]int64, len(f.parts))
+	defer func() {
+		for _, log := range logs {
+			if log != nil {
+				log.Cancel(w)
+			}
+		}
+	}()
 	for {
 		for i := range f.parts {
-			p := &f.parts[i]
-			p.log.Notify(p.chunk.HighWatermark, w)
+			// Who told has forgotten the waiter; the others still know it.
+			if p := &f.parts[i]; logs[i] != p.log || seen[i] < p.chunk.HighWatermark {
+				if logs[i] != nil && logs[i] != p.log {
+					logs[i].Cancel(w)
+				}
+				logs[i], seen[i] = p.log, p.chunk.HighWatermark
+				p.log.Notify(seen[i], w)
+			}
 		}
 		timeout := false
 		select {
@@ -213,9 +296,6 @@ func (f *fetch) Wait(ctx context.Context) {
 		case <-ctx.Done():
 			timeout = true
 		}
-		for i := range f.parts {
-			f.parts[i].log.Cancel(w)
-		}
 		// At the time's end too: some may have come that was less than asked for.
 		f.collect(context.WithoutCancel(ctx))
 		if timeout || f.enough() {
@@ -224,14 +304,19 @@ func (f *fetch) Wait(ctx context.Context) {
 	}
 }
 
+// forget gives back what was read of a part.
+func (f *fetch) forget(p *fetchPart) {
+	if p.chunk.Release != nil {
+		p.chunk.Release()
+	}
+	f.size -= p.size
+	p.chunk, p.size = partition.Chunk{}, 0
+}
+
 // release gives back what collect took.
 func (f *fetch) release() {
 	for i := range f.parts {
-		p := &f.parts[i]
-		if p.chunk.Release != nil {
-			p.chunk.Release()
-		}
-		p.chunk, p.size = partition.Chunk{}, 0
+		f.forget(&f.parts[i])
 	}
 	f.s.fetched.Add(-int64(f.counted))
 	f.size, f.counted = 0, 0

@@ -88,7 +88,7 @@ type Config struct {
 	// Advertise names this broker to a client that reached it at local.
 	Advertise       func(local net.Addr) (host string, port int32)
 	MaxFetchBytes   int           // of one fetch; default 55 MiB, as Kafka
-	MaxFetchMemory  int64         // of replies not yet written, over all connections; default 512 MiB
+	MaxFetchMemory  int64         // of replies not yet written, over all connections; default 64 MiB
 	MaxFetchWait    time.Duration // default 5 min
 	FetchSessions   int           // fetch sessions kept; default 1000, as Kafka
 	SessionEvictAge time.Duration // a session unused as long may make room; default 2 min
@@ -97,7 +97,7 @@ type Config struct {
 func (c *Config) defaults() {
 	def(&c.DefaultPartitions, 1)
 	def(&c.MaxFetchBytes, 55<<20)
-	def(&c.MaxFetchMemory, 512<<20)
+	def(&c.MaxFetchMemory, 64<<20)
 	def(&c.MaxFetchWait, 5*time.Minute)
 	def(&c.FetchSessions, 1000)
 	def(&c.SessionEvictAge, 2*time.Minute)

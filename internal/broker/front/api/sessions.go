@@ -182,7 +182,7 @@ func (c *sessions) size() int {
 // rotate moves the partitions that gave records behind the others, so that all
 // get their share of the byte limit in turn.
 func (s *session) rotate(shown []*fetchPart) {
-	served := map[*sessionPart]bool{}
+	served := make(map[*sessionPart]bool, len(shown))
 	for _, p := range shown {
 		if p.size > 0 && p.sp != nil {
 			served[p.sp] = true
@@ -191,13 +191,13 @@ func (s *session) rotate(shown []*fetchPart) {
 	if len(served) == 0 || len(served) == len(s.parts) {
 		return
 	}
-	slices.SortStableFunc(s.parts, func(a, b *sessionPart) int {
-		switch {
-		case served[a] == served[b]:
-			return 0
-		case served[b]:
-			return -1
+	order, last := make([]*sessionPart, 0, len(s.parts)), make([]*sessionPart, 0, len(served))
+	for _, p := range s.parts {
+		if served[p] {
+			last = append(last, p)
+		} else {
+			order = append(order, p)
 		}
-		return 1
-	})
+	}
+	s.parts = append(order, last...)
 }

@@ -94,7 +94,7 @@ func (r *Reader) plan(s *stream) {
 			return
 		}
 		lo, hi := ix.partition(p)
-		for i := ix.from(lo, hi, s.asked); i < hi; i++ {
+		for i := ix.from(lo, hi, s.asked); i < hi && ix.Blocks[i].Base < x.End; i++ {
 			run, at := chunk(ix.Blocks, ix.blocks, i)
 			size := int64(runBytes(run))
 			if !r.blocks.has(chunkKey{x.Object.Name, run[0].Pos}) {

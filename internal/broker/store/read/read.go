@@ -205,7 +205,7 @@ func (r *Reader) extent(ctx context.Context, q Query, res *Result) (more bool, e
 		class = Tail
 	}
 	ix, ok := r.indexes.get(x.Object.Name)
-	if !ok && q.Glance {
+	if !ok && (q.Glance || res.Bytes > 0) {
 		r.ask(r.soon, job{object: x.Object, index: true, class: class})
 		res.Pending = true
 		return false, nil
@@ -215,18 +215,18 @@ func (r *Reader) extent(ctx context.Context, q Query, res *Result) (more bool, e
 			return false, err
 		}
 	}
+	// What the object holds beyond the extent is out of date.
+	end := min(q.End, x.End)
 	lo, hi := ix.partition(q.Partition)
-	for i := ix.from(lo, hi, res.Next); i < hi; i++ {
+	for i := ix.from(lo, hi, res.Next); i < hi && ix.Blocks[i].Base < end; i++ {
 		e := ix.Blocks[i]
-		if e.Base >= q.End {
-			return false, nil
-		}
 		must := res.Bytes == 0 && q.AtLeastOne
 		if !must && (res.Bytes+batch.HeaderSize > q.MaxBytes || res.pinned >= r.cfg.CacheBytes/4) {
 			res.Full = true
 			return false, nil
 		}
-		b, block, err := r.chunk(ctx, x.Object, ix, i, wants{class: class, must: must, glance: q.Glance})
+		// Once there is something to answer with, nobody waits for more.
+		b, block, err := r.chunk(ctx, x.Object, ix, i, wants{class: class, must: must, glance: q.Glance || res.Bytes > 0})
 		switch {
 		case errors.Is(err, errNoRoom):
 			res.Full = true
@@ -238,23 +238,20 @@ func (r *Reader) extent(ctx context.Context, q Query, res *Result) (more bool, e
 			return false, nil
 		}
 		r.blocks.touch(b, block, res.Next)
-		full, err := res.take(q, b, e)
-		if err != nil {
+		if err := res.take(q, end, b, e); err != nil {
 			return false, fmt.Errorf("object %s, block at %d: %w", x.Object.Name, e.Pos, err)
 		}
-		if full {
+		if res.Full {
 			return false, nil
 		}
-		res.Next = max(res.Next, e.Last+1)
+		res.Next = max(res.Next, min(e.Last+1, end))
 	}
 	// A span may end above its last batch (its end was compacted away).
-	res.Next = max(res.Next, x.End)
+	res.Next = max(res.Next, end)
 	return true, nil
 }
 
-// firstAbove returns the first extent that ends above offset. Ends ascend with
-// bases: extents overlap only while a replaced one is still visible, and then the
-// search may only hit an equally good copy.
+// firstAbove returns the first extent that ends above offset.
 func firstAbove(all []catalog.Extent, offset int64) int {
 	return sort.Search(len(all), func(i int) bool { return all[i].End > offset })
 }
@@ -276,9 +273,9 @@ func near(all []catalog.Extent, offset int64) bool {
 	return left < nearBytes
 }
 
-// take adds the block's batches; full says that no more may be added. It gives b
+// take adds the block's batches that start below end, as many as fit. It gives b
 // back unless it keeps it.
-func (res *Result) take(q Query, b *cached, e object.Entry) (full bool, err error) {
+func (res *Result) take(q Query, end int64, b *cached, e object.Entry) error {
 	rest := b.bytes[e.Pos-b.key.pos:][:e.Len]
 	all := rest
 	start, taken := 0, 0
@@ -286,7 +283,7 @@ func (res *Result) take(q Query, b *cached, e object.Entry) (full bool, err erro
 		h, after, err := batch.Next(rest)
 		if err != nil {
 			res.cache.release(b)
-			return false, fmt.Errorf("%w: %w", object.ErrCorrupt, err)
+			return fmt.Errorf("%w: %w", object.ErrCorrupt, err)
 		}
 		if h.LastOffset() < res.Next {
 			start += len(h)
@@ -294,12 +291,11 @@ func (res *Result) take(q Query, b *cached, e object.Entry) (full bool, err erro
 			continue
 		}
 		first := res.Bytes == 0 && taken == 0
-		if h.BaseOffset() >= q.End {
-			full = true
+		if h.BaseOffset() >= end {
 			break
 		}
 		if !first && b.extra || res.Bytes+taken+len(h) > q.MaxBytes && !(first && q.AtLeastOne) {
-			full, res.Full = true, true
+			res.Full = true
 			break
 		}
 		taken += len(h)
@@ -308,7 +304,7 @@ func (res *Result) take(q Query, b *cached, e object.Entry) (full bool, err erro
 	}
 	if taken == 0 {
 		res.cache.release(b)
-		return full, nil
+		return nil
 	}
 	records := all[start : start+taken : start+taken]
 	if b.extra {
@@ -322,7 +318,7 @@ func (res *Result) take(q Query, b *cached, e object.Entry) (full bool, err erro
 	}
 	res.Records = append(res.Records, records)
 	res.Bytes += taken
-	return full, nil
+	return nil
 }
 
 // wants is how a chunk is wanted.

@@ -118,6 +118,35 @@ func newWorldWithout(t *testing.T) *Reader {
 func second[A, B any](_ A, _ B, err error) error { return err }
 func last[A any](_ A, err error) error           { return err }
 
+// Where objects overlap every offset is read once, from the object that the
+// catalog names for it, though blocks reach beyond it.
+func TestClippedExtents(t *testing.T) {
+	w := newWorld()
+	w.add(t, 0, 1000, span{part(0), plain(0, 40, 100), nil, nil, -1})
+	newer := plain(10, 7, 150) // 17 to 19 were compacted away
+	w.add(t, 1, 1000, span{part(0), newer, nil, nil, -1})
+	w.is[part(0)][1].End, w.is[part(0)][2].Base = 20, 20
+	for _, cfg := range []Config{{}, {CacheBytes: 8 << 10}} {
+		r := w.running(t, cfg)
+		want := append(sequence(0, 17), sequence(20, 40)...)
+		for _, maxBytes := range []int{1, 700, 1 << 20} {
+			same(t, fmt.Sprint(maxBytes), offsets(t, r, part(0), 0, 40, maxBytes), want)
+			same(t, "from the middle", offsets(t, r, part(0), 12, 30, maxBytes), append(sequence(12, 17), sequence(20, 30)...))
+		}
+		res, err := r.Read(context.Background(), Query{Partition: part(0), Offset: 10, End: 17, MaxBytes: 1 << 20})
+		if err != nil || res.Bytes != 7*len(newer[0]) || res.Next != 17 {
+			t.Errorf("%+v, %v", res, err)
+		}
+		res.Release()
+		if o, ts, err := r.AtTime(context.Background(), part(0), 18, 0, 40); o != 20 || ts != 20 || err != nil {
+			t.Error(o, ts, err)
+		}
+		if ts, err := r.Newest(context.Background(), part(0), 0, 20); ts != 16 || err != nil {
+			t.Error(ts, err)
+		}
+	}
+}
+
 // Many readers that find the index stale share one reading of the catalog.
 func TestRefreshIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -30,8 +30,9 @@ func (r *Reader) atTime(ctx context.Context, p catalog.Partition, ts, from, end 
 		if err != nil {
 			return -1, -1, err
 		}
+		below := min(end, x.End) // what the object holds beyond is out of date
 		lo, hi := ix.partition(p)
-		for i := ix.from(lo, hi, from); i < hi && ix.Blocks[i].Base < end; i++ {
+		for i := ix.from(lo, hi, max(from, x.Base)); i < hi && ix.Blocks[i].Base < below; i++ {
 			e := ix.Blocks[i]
 			if e.MaxTimestamp < ts {
 				continue
@@ -40,7 +41,7 @@ func (r *Reader) atTime(ctx context.Context, p catalog.Partition, ts, from, end 
 			if err != nil {
 				return -1, -1, err
 			}
-			offset, timestamp, err = first(b.bytes[e.Pos-b.key.pos:][:e.Len], ts, from, end)
+			offset, timestamp, err = first(b.bytes[e.Pos-b.key.pos:][:e.Len], ts, max(from, x.Base), below)
 			r.blocks.release(b)
 			if err != nil || offset >= 0 {
 				return offset, timestamp, err
@@ -84,7 +85,7 @@ func (r *Reader) newest(ctx context.Context, p catalog.Partition, from, end int6
 	for _, x := range r.catalog.Extents(p) {
 		switch {
 		case x.End <= from || x.Base >= end || x.MaxTimestamp <= newest:
-		case x.Base >= from && x.End <= end:
+		case x.Base >= from && x.End <= end && x.Base == x.SpanBase && x.End == x.SpanEnd:
 			newest = x.MaxTimestamp
 		default:
 			ix, err := r.index(ctx, x.Object, CatchUp)
@@ -92,7 +93,7 @@ func (r *Reader) newest(ctx context.Context, p catalog.Partition, from, end int6
 				return -1, err
 			}
 			lo, hi := ix.partition(p)
-			for i := ix.from(lo, hi, from); i < hi && ix.Blocks[i].Base < end; i++ {
+			for i := ix.from(lo, hi, max(from, x.Base)); i < hi && ix.Blocks[i].Base < min(end, x.End); i++ {
 				newest = max(newest, ix.Blocks[i].MaxTimestamp)
 			}
 		}

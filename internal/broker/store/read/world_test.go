@@ -78,7 +78,7 @@ func plain(base int64, n, size int) [][]byte {
 }
 
 // add stores an object and shows it in the catalog; hidden from readers until
-// they refresh. It takes the place of extents that it covers.
+// they refresh. It takes the place of what it overlaps.
 func (w *world) add(t testing.TB, generation int32, blockBytes int, spans ...span) *catalog.Object {
 	t.Helper()
 	w.seq++
@@ -114,8 +114,19 @@ func (w *world) add(t testing.TB, generation int32, blockBytes int, spans ...spa
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range Ranges(&packed.Index) {
-		all := slices.DeleteFunc(slices.Clone(w.is[r.Partition]), func(x catalog.Extent) bool { return r.Base <= x.Base && x.End <= r.End })
-		all = append(all, catalog.Extent{Base: r.Base, End: r.End, MaxTimestamp: r.MaxTimestamp, Bytes: r.Bytes, Object: o})
+		all := []catalog.Extent{{
+			Base: r.Base, End: r.End, SpanBase: r.Base, SpanEnd: r.End, MaxTimestamp: r.MaxTimestamp, Bytes: r.Bytes, Object: o,
+		}}
+		for _, x := range w.is[r.Partition] {
+			if left := x; x.Base < r.Base {
+				left.End = min(left.End, r.Base)
+				all = append(all, left)
+			}
+			if right := x; x.End > r.End {
+				right.Base = max(right.Base, r.End)
+				all = append(all, right)
+			}
+		}
 		slices.SortFunc(all, func(a, b catalog.Extent) int { return int(a.Base - b.Base) })
 		w.is[r.Partition] = all
 	}
