@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -98,9 +99,9 @@ func TestPutWrongAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
-			f.wrong = func(f *fake, w http.ResponseWriter, r *request) bool {
+			f.set(func(f *fake, w http.ResponseWriter, r *request) bool {
 				return r.Method == http.MethodPut && c.wrong(f, w, r)
-			}
+			})
 			s := f.open(t, nil)
 			err := s.Put(t.Context(), "k", strings.NewReader(body), int64(len(body)))
 			if !errors.Is(err, c.want) {
@@ -111,7 +112,7 @@ func TestPutWrongAnswers(t *testing.T) {
 			if n := f.sent(http.MethodPut); n != c.asked {
 				t.Errorf("asked %d times, want %d", n, c.asked)
 			}
-			f.wrong = nil
+			f.set(nil)
 			if _, err := s.Stat(t.Context(), "k"); (err == nil) != c.there {
 				t.Errorf("stat: %v", err)
 			}
@@ -141,9 +142,9 @@ func garbage(status int) func(f *fake, w http.ResponseWriter, r *request) bool {
 // start, and what the old connection still wants to send is not read.
 func TestPutAnsweredEarly(t *testing.T) {
 	f := newFake(t)
-	f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool {
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
 		return r.Method == http.MethodPut && r.n < 3 && fail(w, 503, "SlowDown")
-	}
+	})
 	big := strings.Repeat("0123456789abcdef", 1<<19)
 	var ended, late atomic.Bool
 	src := readerAt(func(p []byte, off int64) (int, error) {
@@ -170,11 +171,11 @@ func (f readerAt) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
 // A server that takes the request and never answers.
 func TestDeadline(t *testing.T) {
 	f := newFake(t)
-	f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool {
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 		return true
-	}
+	})
 	s := f.open(t, func(c *Config) { c.Timeout = 50 * time.Millisecond })
 	err := s.Put(t.Context(), "k", strings.NewReader(body), int64(len(body)))
 	if !errors.Is(err, blob.ErrUnknown) || !strings.Contains(err.Error(), "in time") {
@@ -186,12 +187,12 @@ func TestDeadline(t *testing.T) {
 	// The caller's own end is told as such.
 	s = f.open(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
-	f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool {
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
 		_, _ = io.Copy(io.Discard, r.Body)
 		cancel()
 		<-r.Context().Done()
 		return true
-	}
+	})
 	err = s.Put(ctx, "k", strings.NewReader(body), int64(len(body)))
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, blob.ErrUnknown) {
 		t.Errorf("cancelled put: %v", err)
@@ -259,7 +260,7 @@ func TestGetWrongAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			f.objects["k"] = []byte(object)
-			f.wrong = c.wrong
+			f.set(c.wrong)
 			got := make([]byte, 4)
 			n, err := f.open(t, nil).GetRange(t.Context(), "k", 2, got)
 			switch {
@@ -316,7 +317,7 @@ func TestListWrongAnswers(t *testing.T) {
 			for _, k := range []string{"a", "b"} {
 				f.objects[k] = []byte("x")
 			}
-			f.wrong = c.wrong
+			f.set(c.wrong)
 			prefix := ""
 			if name == "others' keys" {
 				prefix, c.want = "a", "not asked for"
@@ -344,7 +345,7 @@ func TestListOfManyPages(t *testing.T) {
 		f.objects[k], want = []byte("x"), append(want, k)
 	}
 	f.objects["d/"], f.objects["d/.hidden"] = nil, nil
-	f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool { return r.n == 2 && cut(w) }
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool { return r.n == 2 && cut(w) })
 	var got []string
 	err := f.open(t, nil).List(t.Context(), "", func(i blob.Info) error { got = append(got, i.Key); return nil })
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -357,13 +358,13 @@ func TestUnconditional(t *testing.T) {
 	for name, refuses := range map[string]bool{"refuses": true, "ignores": false} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
-			f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool {
+			f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
 				if r.Header.Get("If-None-Match") == "" {
 					return false
 				}
 				r.Header.Del("If-None-Match")
 				return refuses && fail(w, http.StatusNotImplemented, "NotImplemented")
-			}
+			})
 			s := f.open(t, nil)
 			features, err := blob.Probe(t.Context(), s, "probe/")
 			if err != nil || features.Conditional || s.Conditional() || len(f.objects) != 0 {
@@ -383,17 +384,17 @@ func TestUnconditional(t *testing.T) {
 func TestNow(t *testing.T) {
 	f := newFake(t)
 	s := f.open(t, nil)
-	f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool {
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
 		w.Header().Set("Date", time.Unix(1e9, 0).UTC().Format(http.TimeFormat))
 		return fail(w, 403, "AccessDenied") // whatever it answers
-	}
+	})
 	if now, err := s.Now(t.Context()); err != nil || now.Unix() != 1e9 {
 		t.Error(now, err)
 	}
-	f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool {
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
 		w.Header()["Date"] = nil
 		return false
-	}
+	})
 	if now, err := s.Now(t.Context()); err == nil {
 		t.Error("a time from nowhere:", now)
 	}
@@ -401,9 +402,10 @@ func TestNow(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	f := newFake(t)
-	secure := httptest.NewTLSServer(f)
+	secure := httptest.NewUnstartedServer(f)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // it complains of the client that does not trust it
+	secure.StartTLS()
 	defer secure.Close()
-	secure.Config.ErrorLog = nil
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
 	if err := os.WriteFile(ca, block, 0o600); err != nil {
@@ -450,7 +452,7 @@ func TestOpen(t *testing.T) {
 	f := newFake(t)
 	cfg := Config{Bucket: "bucket", Endpoint: f.URL, Credentials: static(accessKey, secretKey)}
 	for status, want := range map[int]error{200: nil, 503: nil, 403: blob.ErrRefused} {
-		f.wrong = func(_ *fake, w http.ResponseWriter, r *request) bool { return status != 200 && fail(w, status, "Some") }
+		f.set(func(_ *fake, w http.ResponseWriter, r *request) bool { return status != 200 && fail(w, status, "Some") })
 		if _, err := Open(t.Context(), cfg); !errors.Is(err, want) {
 			t.Errorf("%d: %v", status, err)
 		}

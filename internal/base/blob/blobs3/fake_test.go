@@ -33,10 +33,10 @@ func static(key, secret string) *credentials.Credentials {
 // request after its body was read, and may answer in place of the server.
 type fake struct {
 	*httptest.Server
-	t     *testing.T
-	wrong func(f *fake, w http.ResponseWriter, r *request) (answered bool)
+	t *testing.T
 
 	mu       sync.Mutex
+	wrong    func(f *fake, w http.ResponseWriter, r *request) (answered bool)
 	objects  map[string][]byte
 	requests []*request
 }
@@ -71,6 +71,13 @@ func (f *fake) open(t *testing.T, change func(*Config)) *Store {
 	return s
 }
 
+// set makes the server answer wrongly from now on.
+func (f *fake) set(wrong func(f *fake, w http.ResponseWriter, r *request) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wrong = wrong
+}
+
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/bucket")
 	req := &request{Request: r, key: strings.TrimPrefix(path, "/")}
@@ -81,8 +88,9 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			req.n++
 		}
 	}
+	wrong := f.wrong
 	f.mu.Unlock()
-	if f.wrong == nil || !f.wrong(f, w, req) {
+	if wrong == nil || !wrong(f, w, req) {
 		f.serve(w, req)
 	}
 }
