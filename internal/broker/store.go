@@ -36,6 +36,7 @@ type StoreConfig struct {
 	Read       read.Config
 	Flush      write.Config
 	Sweep      write.SweepConfig
+	Background write.BackgroundConfig // its Sweep is the one above
 	// DrainTimeout bounds how long a clean stop waits for the object store. What
 	// is not in objects by then is in the log and recovered by the next start.
 	// Default 10 s.
@@ -77,7 +78,8 @@ type Store struct {
 	set     *partition.Set
 	wal     *wal.FileLog
 	flusher *write.Flusher
-	sweeper *write.Sweeper
+	jobs    *write.Background
+	sweeper *write.Sweeper // of jobs
 	adopted []catalog.Adopted
 	closers []io.Closer // in the order of opening
 }
@@ -176,8 +178,13 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 	if err := e.recover(ctx, on); err != nil {
 		return nil, err
 	}
+	names := write.NewNames()
+	e.cfg.Flush.Names = names
 	e.flusher = write.NewFlusher(source{e.set}, on.Blobs, e.writer, trimmer{e.wal, e.writer.Epoch()}, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
-	e.sweeper = write.NewSweeper(e.catalog, e.writer, on.Blobs, starts{e.set}, e.cfg.Sweep, log)
+	e.jobs = write.NewBackground(&write.Base{
+		Catalog: e.catalog, Writer: e.writer, Store: on.Blobs, Nonce: nonce, Names: names, Log: log,
+	}, starts{e.set}, e.background())
+	e.sweeper = e.jobs.Sweeper()
 	log.Info("store is open", "epoch", e.writer.Epoch(), "topics", len(e.catalog.Topics()),
 		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
 	return e, nil
@@ -401,7 +408,7 @@ func (e *Store) Run(ctx context.Context) error {
 	g.Go("catalog", e.catalog.Run)
 	g.Go("reader", e.reader.Run)
 	g.Go("flusher", e.flusher.Run)
-	g.Go("sweeper", e.sweeper.Run)
+	g.Go("background", e.jobs.Run)
 	select {
 	case <-ctx.Done():
 		drain, cancel := context.WithTimeout(g.Context(), e.cfg.DrainTimeout)

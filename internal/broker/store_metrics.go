@@ -36,7 +36,7 @@ func (e *Store) register(reg prometheus.Registerer) error {
 		{counter, "commits_total", "Commits to the catalog.", func() float64 { return float64(e.flusher.Stats().Commits) }},
 		{counter, "flush_errors_total", "Failed puts and commits; each is repeated.", func() float64 { return float64(e.flusher.Stats().Failures) }},
 		{gauge, "flush_stalled", "Puts and commits that wait after a failure.", func() float64 { return float64(e.flusher.Stats().Stalled) }},
-		{counter, "objects_deleted_total", "Objects deleted.", func() float64 { return float64(e.sweeper.Deleted()) }},
+		{counter, "objects_deleted_total", "Objects deleted.", func() float64 { return float64(e.jobs.Sweeper().Stats().Deleted) }},
 		{counter, "block_reads_total", "Blocks read from the object store.", func() float64 { return float64(e.reader.Stats().Gets) }},
 		{counter, "block_read_bytes_total", "Bytes of them.", func() float64 { return float64(e.reader.Stats().Bytes) }},
 		{gauge, "block_cache_bytes", "Bytes in the block cache.", func() float64 { return float64(e.reader.Stats().CacheBytes) }},

@@ -185,7 +185,7 @@ func TestModel(t *testing.T) {
 			"sweep": func(rt *rapid.T) {
 				w.blobs.SetFault(nil)
 				w.meta.SetFault(nil)
-				if err := errors.Join(w.proc.e.sweeper.Round(ctx), w.proc.e.sweeper.SweepOrphans(ctx)); err != nil {
+				if err := errors.Join(w.proc.e.jobs.Sweeper().Round(ctx), w.proc.e.jobs.Sweeper().SweepOrphans(ctx)); err != nil {
 					rt.Fatal(err)
 				}
 			},
@@ -310,7 +310,7 @@ func TestDieAtEveryCall(t *testing.T) {
 		if err := m.check(part, 1<<20); err != nil {
 			t.Fatalf("%+v: flushed: %v", h, err)
 		}
-		if err := p.e.sweeper.SweepOrphans(context.Background()); err != nil {
+		if err := p.e.jobs.Sweeper().SweepOrphans(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		// No object is left that nobody knows.

@@ -81,3 +81,15 @@ func (s starts) Raise(ctx context.Context, p catalog.Partition, before int64) er
 	_, err = part.DeleteRecords(ctx, before)
 	return err
 }
+
+// Background are the jobs that keep the store small, for who wants to run a round
+// of one at once.
+func (e *Store) Background() *write.Background { return e.jobs }
+
+// background is the configuration of the jobs: they yield to writers that wait.
+func (e *Store) background() write.BackgroundConfig {
+	cfg := e.cfg.Background
+	cfg.Sweep = e.cfg.Sweep
+	cfg.Busy = func() bool { return e.set.Usage().Waiting > 0 || e.flusher.Stats().Stalled > 0 }
+	return cfg
+}

@@ -104,6 +104,9 @@ type Garbage struct {
 	key    string
 }
 
+// Key tells one entry from all others, also of the same object.
+func (g Garbage) Key() string { return g.key }
+
 // Garbage returns the retired objects whose deadline is at or before now (ms),
 // at most limit.
 func (c *Catalog) Garbage(ctx context.Context, now int64, limit int) ([]Garbage, error) {
@@ -198,4 +201,91 @@ func (c *Catalog) Unknown(ctx context.Context, names []string) ([]string, error)
 		known[g.Object] = true
 	}
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return known[n] }), nil
+}
+
+// Keeper returns the broker that looks after what an epoch left behind: the one
+// whose active epoch it is, or that sealed it, or that sealed the sealer.
+func (c *Catalog) Keeper(log LogID) int32 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for range maxSeals {
+		f, ok := c.ix.owners.fences[log]
+		if !ok || f.State == fenceActive || f.By == log.Broker && f.ByEpoch <= log.Epoch {
+			break
+		}
+		log = LogID{f.By, f.ByEpoch}
+	}
+	return log.Broker
+}
+
+// maxSeals bounds how far a chain of seals is followed.
+const maxSeals = 1000
+
+// Sealed says that nothing of the epoch can become visible any more but through
+// who sealed it.
+func (c *Catalog) Sealed(log LogID) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f, ok := c.ix.owners.fences[log]
+	return ok && f.State != fenceActive
+}
+
+// Sweep claims an object that no key names, so that none ever will: every
+// transaction that makes an object visible compares that it was not swept (P12).
+// It returns the names that may be deleted; the others turned out to be visible.
+func (w *Writer) Sweep(ctx context.Context, names []string) (swept []string, err error) {
+	for batch := range slices.Chunk(names, retireBatch) {
+		t := meta.Txn{If: []meta.Cmp{w.active()}, ElseGet: []string{w.fenceKey()}}
+		for _, name := range batch {
+			t.Then = append(t.Then, meta.Put(sweptKey(name), encodeInt(w.epoch)))
+		}
+		res, err := w.c.txn(ctx, t)
+		if err == nil && !res.OK {
+			err = ErrFenced
+		}
+		if err != nil {
+			return nil, fmt.Errorf("sweep %d objects: %w", len(batch), err)
+		}
+	}
+	// A commit that came first is in the catalog by now.
+	unknown, err := w.c.Unknown(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	left := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(unknown, n) })
+	if err := w.Unsweep(ctx, left); err != nil {
+		return nil, err
+	}
+	return unknown, nil
+}
+
+// Unsweep forgets that objects were swept: they are gone, and so is who could
+// put them again.
+func (w *Writer) Unsweep(ctx context.Context, names []string) error {
+	for batch := range slices.Chunk(names, retireBatch) {
+		t := meta.Txn{If: []meta.Cmp{w.active()}, ElseGet: []string{w.fenceKey()}}
+		for _, name := range batch {
+			t.Then = append(t.Then, meta.Delete(sweptKey(name)))
+		}
+		res, err := w.c.txn(ctx, t)
+		if err == nil && !res.OK {
+			err = ErrFenced
+		}
+		if err != nil {
+			return fmt.Errorf("forget %d swept objects: %w", len(batch), err)
+		}
+	}
+	return nil
+}
+
+// Swept returns the names of swept objects.
+func (c *Catalog) Swept(ctx context.Context) (names []string, err error) {
+	_, err = c.store.Scan(ctx, prefixSwept, func(kv meta.KV) error {
+		names = append(names, kv.Key[len(prefixSwept):])
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list swept objects: %w", err)
+	}
+	return names, nil
 }

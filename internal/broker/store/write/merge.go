@@ -22,9 +22,6 @@ type MergeConfig struct {
 	LeaveBytes  int64 // what of a partition must be together to leave the sets; default 8 MiB
 	BlockBytes  int   // neighbouring blocks become one up to this; default object.BlockBytes
 	Memory      int64 // for windows on the inputs; default 32 MiB
-	// Owned says whether this broker merges sets of another broker's (it recovered
-	// its log). Default: none.
-	Owned func(broker int32) bool
 }
 
 func (c MergeConfig) withDefaults() MergeConfig {
@@ -113,12 +110,6 @@ func cmpError(first, err error) error {
 	return err
 }
 
-// owned says whether an object's set is this broker's to merge.
-func (m *Merger) owned(name string) bool {
-	id, err := object.ParseName(name)
-	return err == nil && (id.Broker == m.Writer.Broker() || m.cfg.Owned != nil && m.cfg.Owned(id.Broker))
-}
-
 // plan picks the next objects to merge.
 func (m *Merger) plan(failed map[string]bool) (job []catalog.Visible, ok bool) {
 	var sets []catalog.Visible
@@ -127,10 +118,10 @@ func (m *Merger) plan(failed map[string]bool) (job []catalog.Visible, ok bool) {
 		switch {
 		case failed[v.Object.Name]:
 		case !v.Single:
-			if m.owned(v.Object.Name) {
+			if m.keeps(v.Object.Name) {
 				sets = append(sets, v)
 			}
-		case m.Catalog.Record(v.Ranges[0].Partition).Leader == m.Writer.Broker():
+		case m.Catalog.Owns(v.Ranges[0].Partition):
 			p := v.Ranges[0].Partition
 			singles[p] = append(singles[p], v)
 		}

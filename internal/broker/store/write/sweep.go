@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +19,13 @@ type SweepConfig struct {
 	Orphans time.Duration // between searches for orphans; default 1 h
 	Grace   time.Duration // a retired object lives on for readers; default 10 min
 	Now     func() time.Time
+	// SnapshotEvery is how often the metadata is saved to the object store, 0
+	// never: what an older snapshot names must outlive two of them, so Grace is at
+	// least twice as long (P13).
+	SnapshotEvery time.Duration
+	// Collects says whether this broker deletes what all retired: the controller.
+	// Default: yes.
+	Collects func() bool
 }
 
 func (c SweepConfig) withDefaults() SweepConfig {
@@ -31,8 +38,12 @@ func (c SweepConfig) withDefaults() SweepConfig {
 	if c.Grace <= 0 {
 		c.Grace = 10 * time.Minute
 	}
+	c.Grace = max(c.Grace, 2*c.SnapshotEvery)
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Collects == nil {
+		c.Collects = func() bool { return true }
 	}
 	return c
 }
@@ -47,103 +58,163 @@ type Starts interface {
 }
 
 // Sweeper expires records by time and size, retires objects that nobody needs,
-// deletes them after a grace, and removes objects of dead epochs that no
-// transaction ever made visible.
+// deletes them after a grace, and removes objects that no transaction made
+// visible or ever will.
+//
+// Whatever goes by the wall clock is done only while that clock agrees with the
+// store's and has not jumped; and what is retired is deleted only when the grace
+// has passed on this process's own clock, too, since it first saw it (P18).
 type Sweeper struct {
-	catalog *catalog.Catalog
-	writer  *catalog.Writer
-	store   blob.Store
-	starts  Starts
-	cfg     SweepConfig
-	log     *slog.Logger
-	deleted atomic.Int64
+	*Base
+	starts Starts
+	cfg    SweepConfig
+	clock  *clockGuard
+	seen   map[string]time.Time // garbage, since when; of the goroutine of rounds
+	stats  sweepStats
 }
 
-// NewSweeper returns a sweeper.
-func NewSweeper(cat *catalog.Catalog, writer *catalog.Writer, store blob.Store, starts Starts, cfg SweepConfig, log *slog.Logger) *Sweeper {
-	return &Sweeper{catalog: cat, writer: writer, store: store, starts: starts, cfg: cfg.withDefaults(), log: log}
+type sweepStats struct {
+	deleted, retired, raised, swept, distrusted, waiting atomic.Int64
 }
 
-// Deleted counts the objects deleted.
-func (s *Sweeper) Deleted() int64 { return s.deleted.Load() }
+// SweepCounts are a Sweeper's counters.
+type SweepCounts struct {
+	Raised     int64 // log starts, by retention
+	Retired    int64 // objects taken out of sight since nobody needed them
+	Deleted    int64 // objects, orphans included
+	Swept      int64 // orphans deleted
+	Waiting    int64 // gauge: retired objects whose grace has not passed
+	Distrusted int64 // rounds that did nothing by the clock since it was not to be trusted
+}
 
-// Run sweeps until ctx ends. Failures are logged and tried again in the next
-// round; only a fenced epoch ends it.
-func (s *Sweeper) Run(ctx context.Context) error {
-	searched := s.cfg.Now()
-	for sleep(ctx, s.cfg.Every) == nil {
-		err := s.Round(ctx)
-		if err == nil && s.cfg.Now().Sub(searched) >= s.cfg.Orphans {
-			searched = s.cfg.Now()
-			err = s.SweepOrphans(ctx)
-		}
-		switch {
-		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, catalog.ErrFenced):
-			return fmt.Errorf("sweep: %w", err)
-		default:
-			s.log.Warn("sweep failed and will be tried again", "error", err)
-		}
-	}
-	return nil
+// NewSweeper returns a sweeper. It sets the grace of what all jobs on base retire.
+func NewSweeper(base *Base, starts Starts, cfg SweepConfig) *Sweeper {
+	cfg = cfg.withDefaults()
+	base.Grace = cfg.Grace
+	return &Sweeper{Base: base, starts: starts, cfg: cfg, clock: newClockGuard(base.Store, cfg.Now), seen: map[string]time.Time{}}
+}
+
+// Stats returns the counters.
+func (s *Sweeper) Stats() SweepCounts {
+	c := &s.stats
+	return SweepCounts{c.raised.Load(), c.retired.Load(), c.deleted.Load(), c.swept.Load(), c.waiting.Load(), c.distrusted.Load()}
 }
 
 // Round expires, retires and deletes once.
 func (s *Sweeper) Round(ctx context.Context) error {
-	now := s.cfg.Now().UnixMilli()
-	if err := s.expire(ctx, now); err != nil {
+	trusted, err := s.clock.trusted(ctx)
+	if err != nil {
+		return fmt.Errorf("read the store's clock: %w", err)
+	}
+	if !trusted {
+		s.stats.distrusted.Add(1)
+		s.Log.Warn("the clock is not to be trusted: nothing expires and nothing is deleted")
+	} else if err := s.expire(ctx); err != nil {
 		return err
 	}
-	if dead := s.catalog.Unneeded(); len(dead) > 0 {
-		if err := s.writer.Retire(ctx, dead[:min(len(dead), perRound)], now+s.cfg.Grace.Milliseconds()); err != nil {
+	if err := s.retire(ctx); err != nil {
+		return err
+	}
+	if trusted && s.cfg.Collects() {
+		if err := s.collect(ctx); err != nil {
 			return err
 		}
 	}
-	garbage, err := s.catalog.Garbage(ctx, now, perRound)
+	return s.Writer.Bury(ctx)
+}
+
+// retire takes what nobody needs out of sight. Brokers look after what is theirs,
+// so that they don't get in each other's way.
+func (s *Sweeper) retire(ctx context.Context) error {
+	mine := slices.DeleteFunc(s.Catalog.Unneeded(), func(v catalog.Visible) bool { return !s.keeps(v.Object.Name) })
+	mine = mine[:min(len(mine), perRound)]
+	if len(mine) == 0 {
+		return nil
+	}
+	deadline := s.cfg.Now().Add(s.cfg.Grace).UnixMilli()
+	if err := s.Writer.Retire(ctx, mine, deadline); err != nil {
+		return err
+	}
+	s.stats.retired.Add(int64(len(mine)))
+	return nil
+}
+
+// keeps says whether this broker looks after an object.
+func (b *Base) keeps(name string) bool {
+	id, err := object.ParseName(name)
+	return err == nil && b.Catalog.Keeper(catalog.LogID{Broker: id.Broker, Epoch: id.Epoch}) == b.Writer.Broker()
+}
+
+// collect deletes what was retired long enough ago, by the key and by this
+// process's own clock.
+func (s *Sweeper) collect(ctx context.Context) error {
+	all, err := s.Catalog.Garbage(ctx, s.cfg.Now().UnixMilli(), 10*perRound)
 	if err != nil {
 		return err
 	}
-	for _, g := range garbage {
-		if err := s.store.Delete(ctx, object.Key(s.catalog.ClusterID(), g.Object)); err != nil {
+	now := time.Now()
+	seen := make(map[string]time.Time, len(all))
+	var due []catalog.Garbage
+	for _, g := range all {
+		first, ok := s.seen[g.Key()]
+		if !ok {
+			first = now
+		}
+		seen[g.Key()] = first
+		if now.Sub(first) >= s.cfg.Grace && len(due) < perRound {
+			due = append(due, g)
+		}
+	}
+	s.seen = seen
+	s.stats.waiting.Store(int64(len(all) - len(due)))
+	for _, g := range due {
+		if err := s.Limiter.Wait(ctx, deleteCost); err != nil {
+			return err
+		}
+		if err := s.Store.Delete(ctx, object.Key(s.Catalog.ClusterID(), g.Object)); err != nil {
 			return fmt.Errorf("delete object %s: %w", g.Object, err)
 		}
-		s.deleted.Add(1)
+		s.stats.deleted.Add(1)
 	}
-	if err := s.writer.Collected(ctx, garbage); err != nil {
-		return err
-	}
-	return s.writer.Bury(ctx)
+	return s.Writer.Collected(ctx, due)
 }
 
-// expire raises the log start of every partition above what its topic's
+// deleteCost is what a delete takes from the jobs' budget of bytes, so that a
+// mass deletion is spread over time.
+const deleteCost = 256 << 10
+
+// expire raises the log start of every partition led here above what its topic's
 // retention no longer wants. Only whole extents go, so nothing goes early.
-func (s *Sweeper) expire(ctx context.Context, now int64) error {
-	for _, p := range s.catalog.Partitions() {
-		t, ok := s.catalog.TopicByID(p.Topic)
-		if !ok {
+func (s *Sweeper) expire(ctx context.Context) error {
+	now := s.cfg.Now().UnixMilli()
+	for _, p := range s.Catalog.Partitions() {
+		t, ok := s.Catalog.TopicByID(p.Topic)
+		if !ok || !s.Catalog.Owns(p) {
 			continue
 		}
 		set := t.Settings()
 		if !set.Delete {
 			continue
 		}
-		before := expired(s.catalog.Extents(p), set, now)
-		if before <= s.catalog.Record(p).LogStart {
+		before := expired(s.Catalog.Extents(p), set, now)
+		if before <= s.Catalog.Record(p).LogStart {
 			continue
 		}
 		if err := s.starts.Raise(ctx, p, before); err != nil {
 			return fmt.Errorf("expire %s: %w", p, err)
 		}
+		s.stats.raised.Add(1)
 	}
 	return nil
 }
 
 // expired returns the offset below which retention wants nothing. Time stops at
-// the first extent that is young enough; an extent without timestamps never is old.
+// the first extent that is young enough; an extent without timestamps never is
+// old, unless it has no records either.
 func expired(extents []catalog.Extent, set catalog.Settings, now int64) (before int64) {
 	if set.RetentionMillis >= 0 {
 		for _, x := range extents {
-			if x.MaxTimestamp < 0 || x.MaxTimestamp > now-set.RetentionMillis {
+			if x.Bytes > 0 && (x.MaxTimestamp < 0 || x.MaxTimestamp > now-set.RetentionMillis) {
 				break
 			}
 			before = x.End
@@ -163,18 +234,32 @@ func expired(extents []catalog.Extent, set catalog.Settings, now int64) (before 
 	return before
 }
 
-// SweepOrphans deletes objects of this broker's dead epochs that the catalog
-// does not know. Such an epoch is sealed, so nothing can make them visible any
-// more; what the catalog knows is read after the listing began.
+// SweepOrphans deletes objects that no key names: of this broker's epochs and of
+// those it looks after. Each is claimed first, so that no transaction can make it
+// visible any more, and what is on its way in this process is left alone (P12).
 func (s *Sweeper) SweepOrphans(ctx context.Context) error {
-	prefix := fmt.Sprintf("%s%d-", object.Prefix(s.catalog.ClusterID()), s.writer.Broker())
-	var old []string
+	before, err := s.Catalog.Swept(ctx)
+	if err != nil {
+		return err
+	}
+	prefix := object.Prefix(s.Catalog.ClusterID())
 	limit := s.cfg.Now().Add(-s.cfg.Grace)
-	err := s.store.List(ctx, prefix, func(info blob.Info) error {
-		name := info.Key[len(object.Prefix(s.catalog.ClusterID())):]
+	there := map[string]bool{}
+	var old []string
+	err = s.Store.List(ctx, prefix, func(info blob.Info) error {
+		name := info.Key[len(prefix):]
 		id, err := object.ParseName(name)
-		if err != nil || id.Epoch >= s.writer.Epoch() || info.Modified.After(limit) {
+		if err != nil {
 			return nil // not ours to judge
+		}
+		log := catalog.LogID{Broker: id.Broker, Epoch: id.Epoch}
+		own := log == s.Writer.ID()
+		if !s.keeps(name) || !own && !s.Catalog.Sealed(log) {
+			return nil
+		}
+		there[name] = true
+		if info.Modified.After(limit) || s.Names.has(name) {
+			return nil
 		}
 		old = append(old, name)
 		return nil
@@ -182,16 +267,34 @@ func (s *Sweeper) SweepOrphans(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list objects: %w", err)
 	}
-	unknown, err := s.catalog.Unknown(ctx, old)
+	unknown, err := s.Catalog.Unknown(ctx, old)
 	if err != nil {
 		return err
 	}
-	for _, name := range unknown[:min(len(unknown), perRound)] {
-		s.log.Info("delete an orphan object", "object", name)
-		if err := s.store.Delete(ctx, object.Key(s.catalog.ClusterID(), name)); err != nil {
+	if unknown, err = s.Writer.Sweep(ctx, unknown[:min(len(unknown), perRound)]); err != nil {
+		return err
+	}
+	for _, name := range unknown {
+		if err := s.Limiter.Wait(ctx, deleteCost); err != nil {
+			return err
+		}
+		s.Log.Info("delete an orphan object", "object", name)
+		if err := s.Store.Delete(ctx, object.Key(s.Catalog.ClusterID(), name)); err != nil {
 			return fmt.Errorf("delete orphan %s: %w", name, err)
 		}
-		s.deleted.Add(1)
+		s.stats.deleted.Add(1)
+		s.stats.swept.Add(1)
 	}
-	return nil
+	// What was swept before this listing began and is not in it is gone for good
+	// once nobody is left who might put it.
+	gone := slices.DeleteFunc(before, func(name string) bool {
+		id, err := object.ParseName(name)
+		return err != nil || there[name] || !s.keeps(name) || !s.Catalog.Sealed(catalog.LogID{Broker: id.Broker, Epoch: id.Epoch})
+	})
+	return s.Writer.Unsweep(ctx, gone)
+}
+
+// stopped says that a round's error ends the process's jobs.
+func stopped(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, catalog.ErrFenced)
 }

@@ -1,5 +1,5 @@
-// Package write moves what is durable in the log into objects, and clears away
-// what nobody needs: flush, expire, sweep.
+// Package write moves what is durable in the log into objects, keeps them few and
+// large, and clears away what nobody needs: flush, merge, compact, expire, sweep.
 //
 // A Flusher takes cuts, stretches of the log in memory, in log order. Of each it
 // builds objects (one for all partitions, and one of its own for each with much
@@ -9,7 +9,13 @@
 // leaves an object that nobody sees and the Sweeper removes; a crash after it
 // leaves log records that recovery drops.
 //
-// How it fails. A put or a commit that fails is repeated with the same bytes
+// Background are the other jobs. Merger makes large objects of small ones,
+// Compactor keeps the newest record of every key, Sweeper expires records and
+// deletes objects. Each makes new objects and replaces old ones in one guarded
+// transaction; none changes one. What they give up is put again under another
+// name later, and the leftovers are orphans.
+//
+// How it fails. A put or a commit of a flush that fails is repeated with the same bytes
 // until it succeeds or ctx ends, with a pause that grows to a few seconds: a
 // stalled object store stops the flow, callers of the log wait for room, and
 // nothing is lost. A fenced epoch, or an object under our name that is not ours,
@@ -73,6 +79,7 @@ type Config struct {
 	Grace       time.Duration // before an object that is not needed is deleted; default 10 min
 	RetryMin    time.Duration // first pause after a failure; default 50 ms
 	RetryMax    time.Duration // longest; default 5 s
+	Names       *Names        // what is on its way, for the sweeper; default its own
 
 	// Of, if set, is the broker whose log this is: it is dead and recovered here.
 	Of *int32
@@ -99,6 +106,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.RetryMax <= 0 {
 		c.RetryMax = 5 * time.Second
+	}
+	if c.Names == nil {
+		c.Names = NewNames()
 	}
 	if c.Seq == nil {
 		c.Seq = new(atomic.Int64)
@@ -220,6 +230,7 @@ func (f *Flusher) add(j *job, parts []object.Part, single bool) error {
 	if err != nil {
 		return fmt.Errorf("build object %s: %w", id.Name(), err)
 	}
+	f.cfg.Names.add(id.Name())
 	j.packed = append(j.packed, &packed{p, id.Name(), single})
 	return nil
 }
@@ -305,6 +316,9 @@ func (f *Flusher) commitAll(ctx context.Context, jobs <-chan *job) error {
 			return err
 		}
 		f.stats.commits.Add(1)
+		for _, p := range j.packed {
+			f.cfg.Names.remove(p.name)
+		}
 		// The catalog names the objects: log and memory may let go.
 		if err := f.trim.TrimEpoch(j.cut.Epoch, j.cut.Last); err != nil {
 			return fmt.Errorf("trim log: %w", err)
