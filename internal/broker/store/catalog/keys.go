@@ -22,6 +22,8 @@ const (
 	prefixDeleted = root + "deleted/"
 	prefixSwept   = root + "swept/"
 
+	keySnapshotBase = root + "snapshot/base"
+
 	prefixBrokers    = root + "brokers/"
 	prefixWALEnd     = root + "walend/"
 	prefixQuarantine = root + "quarantine/"
