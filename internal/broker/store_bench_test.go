@@ -11,7 +11,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -59,7 +58,6 @@ func BenchmarkAppend(b *testing.B) {
 		kvs[i] = batch.KV{Timestamp: time.Now().UnixMilli(), Value: make([]byte, valueBytes)}
 	}
 	data := batch.Build(batch.Plain, kvs...)
-	free := sync.Pool{New: func() any { buf := make([]byte, len(data)); return &buf }}
 	slots := make(chan struct{}, 64)
 	var parts []*partition.Partition
 	for i := range int32(8) {
@@ -74,17 +72,14 @@ func BenchmarkAppend(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		slots <- struct{}{}
-		buf := free.Get().(*[]byte)
-		copy(*buf, data)
 		parts[i%8].Append(context.Background(), partition.Append{
-			Batches: *buf,
+			Batches: data,
 			Done: func(a partition.Appended) {
 				if a.Err != nil {
 					b.Error(a.Err)
 				}
 				<-slots
 			},
-			Release: func() { free.Put(buf) },
 		})
 		i++
 	}

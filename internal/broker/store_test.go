@@ -510,9 +510,9 @@ func TestBackPressure(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	accepted, total := 0, 0
 	out := make(chan partition.Appended, 4000)
-	for p.e.Partitions().Usage().Unflushed < 64<<10 {
-		part.Append(ctx, partition.Append{Batches: plain(strings.Repeat("x", 500)), Done: func(a partition.Appended) { out <- a }})
-		total++
+	const bound = 64 << 10
+	for b := plain(strings.Repeat("x", 500)); p.e.Partitions().Usage().Unflushed+int64(len(b)) <= bound; total++ {
+		part.Append(ctx, partition.Append{Batches: b, Done: func(a partition.Appended) { out <- a }})
 	}
 	go func() {
 		for p.e.Partitions().Usage().Waiting == 0 || p.e.flusher.Stats().Failures == 0 {
@@ -520,7 +520,10 @@ func TestBackPressure(t *testing.T) {
 		}
 		cancel()
 	}()
-	refused := appendCtx(ctx, part, plain("late"))
+	refused := appendCtx(ctx, part, plain(strings.Repeat("x", 500)))
+	if u := p.e.Partitions().Usage(); u.Unflushed > bound {
+		t.Errorf("%d bytes in memory, the bound is %d", u.Unflushed, bound)
+	}
 	if !errors.Is(refused.Err, context.Canceled) {
 		t.Errorf("append above the bound: %+v", refused)
 	}

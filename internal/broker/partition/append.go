@@ -12,8 +12,8 @@ import (
 
 // Append is batches to append.
 type Append struct {
-	// Batches are complete batches of format 2. They belong to the partition
-	// from here on, which patches them, until Release.
+	// Batches are complete batches of format 2. The partition copies them; they
+	// are the caller's again when Append returns.
 	Batches []byte
 	// Internal is the broker's own append: control batches are allowed and
 	// max.message.bytes does not apply.
@@ -24,10 +24,6 @@ type Append struct {
 	// Done is called exactly once: before Append returns when validation fails,
 	// else from the log's goroutine. It must not block.
 	Done func(Appended)
-	// Release, if set, is called once when nobody uses the bytes any more: they
-	// are in an object and every Chunk with them was released. It is not called
-	// when Done got an error, and it may never be called.
-	Release func()
 }
 
 // Appended is the outcome of an Append.
@@ -43,16 +39,17 @@ type Appended struct {
 type pending struct {
 	rec        wal.Record
 	p          *Partition
-	a          Append
+	batches    []byte // in chunk
+	chunk      *chunk
+	done       func(Appended)
 	base, last int64
 	stamp      int64 // LogAppendTime or -1
-	batches    int32
 	head       [recordHeader]byte
 }
 
 // repeat is a duplicate that waits for the first attempt to become durable.
 type repeat struct {
-	a          Append
+	done       func(Appended)
 	base, last int64
 }
 
@@ -67,7 +64,7 @@ func (p *Partition) Append(ctx context.Context, a Append) {
 	}
 	now := p.set.cfg.Now().UnixMilli()
 	settings := topic.Settings()
-	count, first, err := validate(a, settings, now)
+	count, err := validate(a, settings, now)
 	if err != nil {
 		p.refuse(a, err)
 		return
@@ -80,7 +77,16 @@ func (p *Partition) Append(ctx context.Context, a Append) {
 	if settings.LogAppendTime {
 		stamp = now
 	}
-	if out, answered := p.order(a, first, count, stamp, now); answered {
+	// Copied outside the lock, and while the bytes are in the processor's cache.
+	d := &pending{p: p, done: a.Done, stamp: stamp}
+	d.batches, d.chunk = p.set.arena.take(len(a.Batches))
+	copy(d.batches, a.Batches)
+	out, verdict := p.order(d, count, now)
+	if verdict != accepted {
+		p.set.giveBack(len(d.batches))
+		d.chunk.unref(1)
+	}
+	if verdict == answered {
 		a.Done(out)
 	}
 }
@@ -93,51 +99,48 @@ func (p *Partition) refuse(a Append, err error) {
 }
 
 // validate checks what needs no state.
-func validate(a Append, s catalog.Settings, now int64) (count int32, first batch.Batch, err error) {
+func validate(a Append, s catalog.Settings, now int64) (count int32, err error) {
 	producer := false
 	for rest := a.Batches; len(rest) > 0; count++ {
 		var b batch.Batch
 		if b, rest, err = batch.Next(rest); err != nil {
-			return 0, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		if count == 0 {
-			first = b
+			return 0, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		if !a.Internal && len(b) > s.MaxMessageBytes {
-			return 0, nil, fmt.Errorf("%w: %d bytes, max.message.bytes is %d", ErrTooLarge, len(b), s.MaxMessageBytes)
+			return 0, fmt.Errorf("%w: %d bytes, max.message.bytes is %d", ErrTooLarge, len(b), s.MaxMessageBytes)
 		}
 		if err := b.CheckCRC(); err != nil {
-			return 0, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+			return 0, fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		if err := b.CheckProduced(); err != nil {
-			return 0, nil, fmt.Errorf("%w: %w", ErrInvalidRecord, err)
+			return 0, fmt.Errorf("%w: %w", ErrInvalidRecord, err)
 		}
 		if b.IsControl() && !a.Internal {
-			return 0, nil, fmt.Errorf("%w: a client may not write control batches", ErrInvalidRecord)
+			return 0, fmt.Errorf("%w: a client may not write control batches", ErrInvalidRecord)
 		}
 		if b.IsTransactional() && !a.Internal && !a.Verified {
-			return 0, nil, fmt.Errorf("%w: the batch belongs to no open transaction", ErrInvalidRecord)
+			return 0, fmt.Errorf("%w: the batch belongs to no open transaction", ErrInvalidRecord)
 		}
 		if b.HasProducer() {
 			producer = true
 			if !b.IsControl() && (b.ProducerEpoch() < 0 || b.BaseSequence() < 0) {
-				return 0, nil, fmt.Errorf("%w: producer epoch %d, sequence %d", ErrInvalidRecord, b.ProducerEpoch(), b.BaseSequence())
+				return 0, fmt.Errorf("%w: producer epoch %d, sequence %d", ErrInvalidRecord, b.ProducerEpoch(), b.BaseSequence())
 			}
 		}
 		if s.Compact && !b.IsControl() && !b.HasKeys() {
-			return 0, nil, fmt.Errorf("%w: a compacted topic needs keys", ErrInvalidRecord)
+			return 0, fmt.Errorf("%w: a compacted topic needs keys", ErrInvalidRecord)
 		}
 		if err := checkTime(b, s, now); err != nil {
-			return 0, nil, err
+			return 0, err
 		}
 	}
 	switch {
 	case count == 0:
-		return 0, nil, fmt.Errorf("%w: no batch", ErrInvalidRecord)
+		return 0, fmt.Errorf("%w: no batch", ErrInvalidRecord)
 	case producer && count > 1:
-		return 0, nil, fmt.Errorf("%w: %d batches of producers in one append, 1 is allowed", ErrInvalidRecord, count)
+		return 0, fmt.Errorf("%w: %d batches of producers in one append, 1 is allowed", ErrInvalidRecord, count)
 	}
-	return count, first, nil
+	return count, nil
 }
 
 func checkTime(b batch.Batch, s catalog.Settings, now int64) error {
@@ -154,65 +157,78 @@ func checkTime(b batch.Batch, s catalog.Settings, now int64) error {
 	return nil
 }
 
+// verdict is what order made of an append.
+type verdict int
+
+const (
+	answered verdict = iota // its outcome is known
+	waits                   // for the batch that it repeats
+	accepted                // it is in the log, which will tell
+)
+
 // order is the short part under the lock: state checks, offsets, place in the
-// log. answered is false when the log will call Done.
-func (p *Partition) order(a Append, first batch.Batch, count int32, stamp, now int64) (out Appended, answered bool) {
+// log.
+func (p *Partition) order(d *pending, count int32, now int64) (Appended, verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out = Appended{Base: -1, Last: -1, LogAppendTime: -1, LogStart: p.logStart}
-	if p.closed {
+	out := Appended{Base: -1, Last: -1, LogAppendTime: -1, LogStart: p.logStart}
+	switch {
+	case p.closed:
 		out.Err = p.gone()
-		return out, true
+		return out, answered
+	case p.failed != nil:
+		out.Err = p.failed
+		return out, answered
 	}
+	first := batch.Batch(d.batches) // of a producer there is only one
 	var known *producer
 	if first.HasProducer() {
 		if known = p.producers[first.ProducerID()]; known == nil {
 			known = &producer{assigned: batch.NewProducer(first.ProducerID())}
 		}
-		verdict, span := p.check(first, known)
-		switch verdict {
+		switch v, span := p.check(first, known); v {
 		case batch.Fenced:
 			out.Err = fmt.Errorf("%w: epoch %d, the newest is %d", ErrInvalidEpoch, first.ProducerEpoch(), known.assigned.Epoch)
-			return out, true
+			return out, answered
 		case batch.OutOfOrder:
 			out.Err = fmt.Errorf("%w: sequence %d of epoch %d", ErrOutOfOrderSequence, first.BaseSequence(), first.ProducerEpoch())
-			return out, true
+			return out, answered
 		case batch.Duplicate:
 			if span.LastOffset >= p.high {
 				// The first attempt is not durable yet: its fate is this one's too.
-				p.repeats = append(p.repeats, repeat{a, span.BaseOffset, span.LastOffset})
-				return out, false
+				p.repeats = append(p.repeats, repeat{d.done, span.BaseOffset, span.LastOffset})
+				return out, waits
 			}
 			out.Base, out.Last, out.Duplicate = span.BaseOffset, span.LastOffset, true
-			return out, true
+			return out, answered
 		}
 	}
-	if stamp >= 0 {
-		stamp = max(stamp, p.appended) // append time never runs backwards
+	if d.stamp >= 0 {
+		d.stamp = max(d.stamp, p.appended) // append time never runs backwards
 	}
-	d := &pending{p: p, a: a, base: p.next, stamp: stamp, batches: count}
+	d.base = p.next
 	next := p.next
-	for b := range batch.Split(a.Batches) {
+	for b := range batch.Split(d.batches) {
 		b.SetBaseOffset(next)
 		b.SetLeaderEpoch(p.epoch)
-		if stamp >= 0 {
-			b.SetLogAppendTime(stamp)
+		if d.stamp >= 0 {
+			b.SetLogAppendTime(d.stamp)
 		}
 		next = b.LastOffset() + 1
 	}
 	d.last = next - 1
-	d.rec.Data = [2][]byte{encodeRecord(d.head[:], p.id, p.epoch, d.base, d.last, count), a.Batches}
+	d.rec.Data = [2][]byte{encodeRecord(d.head[:], p.id, p.epoch, d.base, d.last, count), d.batches}
+	d.rec.Reserved = recordHeader + len(d.batches)
 	d.rec.Done = d.durable
 	if _, err := p.set.log.Append(&d.rec); err != nil {
 		if out.Err = fmt.Errorf("%w: %w", ErrStorage, err); errors.Is(err, wal.ErrTooLarge) {
 			out.Err = fmt.Errorf("%w: %w", ErrTooLarge, err)
 		}
-		return out, true
+		return out, answered
 	}
 	// The batch has its place; what follows it is checked against it.
-	p.set.room.take(len(a.Batches))
 	p.next = next
-	p.appended = max(p.appended, stamp)
+	p.appended = max(p.appended, d.stamp)
 	if known != nil {
 		if m, ok := first.Marker(); ok {
 			known.assigned.ApplyMarker(first.ProducerEpoch(), m, first.MaxTimestamp())
@@ -222,7 +238,7 @@ func (p *Partition) order(a Append, first batch.Batch, count int32, stamp, now i
 		known.seen = now
 		p.producers[first.ProducerID()] = known
 	}
-	return out, false
+	return out, accepted
 }
 
 // check asks the producer's window; a marker carries no sequence but must not
@@ -241,7 +257,8 @@ func (p *Partition) check(b batch.Batch, known *producer) (batch.Verdict, batch.
 // durable is called by the log, in its order.
 func (d *pending) durable(lsn wal.LSN, err error) {
 	if err != nil {
-		d.p.set.room.give(int64(len(d.a.Batches)))
+		d.p.set.room.give(int64(len(d.batches)))
+		d.chunk.unref(1)
 		d.p.fail(d, err)
 		return
 	}
@@ -249,16 +266,19 @@ func (d *pending) durable(lsn wal.LSN, err error) {
 }
 
 // fail answers an append that is not known to be durable, with those that wait
-// for it. The log has failed for good, so no offset after it will be used.
+// for it. The log has failed for good, so no offset after it will be used; what
+// still comes is refused, duplicates too: nobody can say what became of the first
+// attempt.
 func (p *Partition) fail(d *pending, err error) {
 	err = fmt.Errorf("%w: %w", ErrStorage, err)
 	p.mu.Lock()
+	p.failed = err
 	out := Appended{Base: -1, Last: -1, LogAppendTime: -1, LogStart: p.logStart, Err: err}
 	repeats := p.repeats
 	p.repeats = nil
 	p.mu.Unlock()
-	d.a.Done(out)
+	d.done(out)
 	for _, r := range repeats {
-		r.a.Done(out)
+		r.done(out)
 	}
 }

@@ -27,6 +27,8 @@ type Entry struct {
 	Base, Last   int64
 	MaxTimestamp int64
 	Bytes        []byte
+
+	chunk *chunk // with Bytes; nil: they have memory of their own
 }
 
 // Segment is what one partition has in one cut. Once the cut is sealed it does
@@ -50,29 +52,18 @@ type Segment struct {
 	partition *Partition
 	cut       *Cut
 	touched   []*batch.Producer // producers seen here, with their state at End
-	release   []func()
-	refs      atomic.Int32 // readers, plus one for the partition's tail
+	chunks    pin               // with all entries; held while the partition's tail has the segment
 }
 
-func (s *Segment) unref() {
-	if s.refs.Add(-1) > 0 {
-		return
-	}
-	for _, f := range s.release {
-		f()
-	}
-}
-
-// add takes a durable append: with it, everything below its end is visible. It
-// is called with the partition's lock and the cut's.
-func (p *Partition) add(cut *Cut, batches []byte, leaderEpoch int32, now int64, release func()) {
+// add takes a durable append with its reference to c: with it, everything below
+// its end is visible. It is called with the partition's lock and the cut's.
+func (p *Partition) add(cut *Cut, batches []byte, c *chunk, leaderEpoch int32, now int64) {
 	var seg *Segment
 	if n := len(p.tail); n > 0 && p.tail[n-1].cut == cut {
 		seg = p.tail[n-1]
 	} else {
 		base := batch.Batch(batches).BaseOffset()
 		seg = &Segment{ID: p.id, TopicName: p.name, Base: base, End: base, Max: -1, partition: p, cut: cut}
-		seg.refs.Store(1)
 		p.tail = append(p.tail, seg)
 		cut.Segments = append(cut.Segments, seg)
 	}
@@ -80,7 +71,7 @@ func (p *Partition) add(cut *Cut, batches []byte, leaderEpoch int32, now int64, 
 		if n := len(p.epochs); n == 0 || p.epochs[n-1].Epoch < leaderEpoch {
 			p.epochs = appendEpoch(p.epochs, batch.EpochStart{Epoch: leaderEpoch, Base: b.BaseOffset()})
 		}
-		seg.Entries = append(seg.Entries, Entry{b.BaseOffset(), b.LastOffset(), b.MaxTimestamp(), b})
+		seg.Entries = append(seg.Entries, Entry{b.BaseOffset(), b.LastOffset(), b.MaxTimestamp(), b, c})
 		seg.Max = max(seg.Max, b.MaxTimestamp())
 		seg.End = b.LastOffset() + 1
 		if b.HasProducer() {
@@ -93,9 +84,7 @@ func (p *Partition) add(cut *Cut, batches []byte, leaderEpoch int32, now int64, 
 	}
 	seg.Bytes += int64(len(batches))
 	cut.Bytes += int64(len(batches))
-	if release != nil {
-		seg.release = append(seg.release, release)
-	}
+	seg.chunks.adopt(c)
 	p.wake()
 }
 

@@ -9,9 +9,9 @@
 // in log order. A duplicate of an idempotent producer is answered with its first
 // offsets, and while the first attempt is still on its way, after it.
 //
-// The bytes of an append belong to the partition from Append on. They are patched
-// in place, handed to the log, kept for readers, referred to by the object that
-// is made of them, and never copied.
+// The bytes of an append are copied once, into memory that is used again and
+// again: there they are patched, handed to the log, kept for readers, and referred
+// to by the object that is made of them.
 //
 // How it fails. A failure of the log is final: every append from there on is
 // answered with ErrStorage, and the process has to end and recover. A stalled
@@ -78,6 +78,7 @@ type Partition struct {
 
 	mu       sync.Mutex
 	closed   bool
+	failed   error // the log has; nothing is accepted any more
 	left     bool  // another broker leads it
 	next     int64 // offset of the next append
 	high     int64 // everything below is durable and visible

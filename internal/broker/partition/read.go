@@ -129,18 +129,16 @@ func (p *Partition) missed(chunk Chunk, offset int64, err error) (Chunk, error) 
 type collected struct {
 	records [][]byte
 	bytes   int
-	hot     []*Segment
+	hot     pin
 	cold    []read.Result
 }
 
 func (c *collected) release() {
-	for _, s := range c.hot {
-		s.unref()
-	}
+	c.hot.release()
 	for i := range c.cold {
 		c.cold[i].Release()
 	}
-	c.hot, c.cold = nil, nil
+	c.cold = nil
 }
 
 // fromMemory adds whole batches from next on, below limit, and returns where it
@@ -148,18 +146,13 @@ func (c *collected) release() {
 func (p *Partition) fromMemory(res *collected, r Read, next, limit int64) int64 {
 	at := sort.Search(len(p.tail), func(i int) bool { return p.tail[i].End > next })
 	for _, seg := range p.tail[at:] {
-		pinned := false
 		from := sort.Search(len(seg.Entries), func(i int) bool { return seg.Entries[i].Last >= next })
 		for _, e := range seg.Entries[from:] {
 			first := res.bytes == 0
 			if e.Base >= limit || res.bytes+len(e.Bytes) > r.MaxBytes && !(first && r.AtLeastOne) {
 				return next
 			}
-			if !pinned {
-				seg.refs.Add(1)
-				res.hot = append(res.hot, seg)
-				pinned = true
-			}
+			res.hot.hold(e.chunk)
 			res.records = append(res.records, e.Bytes)
 			res.bytes += len(e.Bytes)
 			next = e.Last + 1

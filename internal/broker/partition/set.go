@@ -24,6 +24,9 @@ type Config struct {
 	// MaxUnflushed bounds the bytes in memory that are not in objects; appends
 	// wait above it. Default 128 MiB, at least 2 SealBytes.
 	MaxUnflushed int64
+	// ChunkBytes is the size of the pieces in which that memory is kept and used
+	// again. Default 4 MiB.
+	ChunkBytes int
 	// RetainBytes bounds what stays in memory for readers after it is in objects.
 	// It only uses what MaxUnflushed leaves. Default 32 MiB, negative none.
 	RetainBytes int64
@@ -46,6 +49,9 @@ func (c Config) withDefaults() Config {
 		c.MaxUnflushed = 128 << 20
 	}
 	c.MaxUnflushed = max(c.MaxUnflushed, 2*c.SealBytes)
+	if c.ChunkBytes <= 0 {
+		c.ChunkBytes = 4 << 20
+	}
 	if c.RetainBytes == 0 {
 		c.RetainBytes = 32 << 20
 	}
@@ -80,6 +86,7 @@ type Set struct {
 	foreign bool    // it recovers another broker's log and serves nobody
 	log     wal.Log // set by Serve
 	room    room
+	arena   arena
 	closing atomic.Bool
 
 	mu    sync.RWMutex
@@ -103,6 +110,7 @@ func NewSet(cat *catalog.Catalog, reader *read.Reader, starts Starts, epoch int6
 		parts: map[ID]*Partition{}, signal: make(chan struct{}, 1),
 	}
 	s.room.init(cfg.MaxUnflushed)
+	s.arena.bytes = cfg.ChunkBytes
 	return s
 }
 
@@ -293,7 +301,7 @@ func (p *Partition) replay(cut *Cut, r Record) error {
 	if r.Base < p.next || r.Base > max(p.next, p.logStart) {
 		return &GapError{r.ID, p.next, r.Base}
 	}
-	p.add(cut, r.Batches, r.LeaderEpoch, p.set.cfg.Now().UnixMilli(), nil)
+	p.add(cut, r.Batches, nil, r.LeaderEpoch, p.set.cfg.Now().UnixMilli())
 	p.set.room.take(len(r.Batches))
 	p.next = p.high
 	return nil
@@ -360,7 +368,7 @@ func (s *Set) publish(d *pending, lsn wal.LSN) {
 	s.cutMu.Lock()
 	cut := s.cut(s.epoch, lsn)
 	p.mu.Lock()
-	p.add(cut, d.a.Batches, batch.Batch(d.a.Batches).LeaderEpoch(), s.cfg.Now().UnixMilli(), d.a.Release)
+	p.add(cut, d.batches, d.chunk, batch.Batch(d.batches).LeaderEpoch(), s.cfg.Now().UnixMilli())
 	out := Appended{Base: d.base, Last: d.last, LogAppendTime: d.stamp, LogStart: p.logStart}
 	var repeats []repeat
 	if len(p.repeats) > 0 {
@@ -382,10 +390,10 @@ func (s *Set) publish(d *pending, lsn wal.LSN) {
 		s.poke()
 	}
 	s.cutMu.Unlock()
-	d.a.Done(out)
+	d.done(out)
 	for _, r := range repeats {
 		out.Base, out.Last, out.Duplicate = r.base, r.last, true
-		r.a.Done(out)
+		r.done(out)
 	}
 }
 
@@ -495,7 +503,7 @@ func (p *Partition) forget(seg *Segment) {
 		p.tail = slices.Delete(p.tail, at, at+1)
 	}
 	p.mu.Unlock()
-	seg.unref()
+	seg.chunks.release()
 }
 
 // Usage says how much memory the records take.

@@ -55,6 +55,7 @@ func benchmarkAppend(b *testing.B, size, inflight int) {
 	b.ResetTimer()
 	for range b.N {
 		r := <-free
+		r.Reserved = size
 		if err := l.Reserve(ctx, size); err != nil {
 			b.Fatal(err)
 		}

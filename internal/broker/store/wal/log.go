@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,14 +36,14 @@ type FileLog struct {
 	trimmed  chan struct{} // told of each Trim; holds one
 
 	mu       sync.Mutex
-	wake     sync.Cond     // the writer waits for work
-	room     chan struct{} // closed and replaced when Reserve should look again
-	waiting  int           // Reserve calls that wait for it
-	fill     *block        // takes appends
-	full     []*block      // to be written before it, in order
-	spare    []*block      // empty
-	queue    []*Record     // appended after all blocks were full
-	next     LSN           // of the next record
+	wake     sync.Cond // the writer waits for work
+	waiting  []*waiter // Reserve calls, first come first served
+	reserved int64     // bytes set aside for records to come
+	fill     *block    // takes appends
+	full     []*block  // to be written before it, in order
+	spare    []*block  // empty
+	queue    []*Record // appended after all blocks were full
+	next     LSN       // of the next record
 	durable  LSN
 	ending   bool  // no more appends
 	err      error // final
@@ -107,39 +108,68 @@ func (l *FileLog) Close() error {
 	return nil
 }
 
-// letIn makes waiting Reserve calls look again. Call with l.mu held.
+// letIn lets waiting Reserve calls through, as far as there is room, or all of
+// them to their refusal. Call with l.mu held.
 func (l *FileLog) letIn() {
-	if l.waiting > 0 {
-		close(l.room)
-		l.room = make(chan struct{})
-		l.waiting = 0
+	refused := l.refusal() != nil
+	for len(l.waiting) > 0 && (refused || l.hasRoom(l.waiting[0].n)) {
+		w := l.waiting[0]
+		l.waiting[0] = nil
+		l.waiting = l.waiting[1:]
+		if !refused {
+			l.reserved += w.n
+		}
+		w.granted = !refused
+		close(w.ch)
 	}
+}
+
+// A waiter is a Reserve call that waits.
+type waiter struct {
+	n       int64
+	granted bool // set before ch is closed
+	ch      chan struct{}
 }
 
 // Reserve implements Log.
 func (l *FileLog) Reserve(ctx context.Context, n int) error {
-	for first := true; ; first = false {
-		l.mu.Lock()
-		room, err := l.room, l.refusal()
-		if err == nil && l.hasRoom(int64(n)) {
-			room = nil
-		}
-		if err == nil && room != nil {
-			l.waiting++
-			if first {
-				l.stats.ReserveWaits++
-			}
-		}
+	l.mu.Lock()
+	if err := l.refusal(); err != nil {
 		l.mu.Unlock()
-		if err != nil || room == nil {
-			return err
-		}
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for room in the log: %w", ctx.Err())
-		}
+		return err
 	}
+	if len(l.waiting) == 0 && l.hasRoom(int64(n)) {
+		l.reserved += int64(n)
+		l.mu.Unlock()
+		return nil
+	}
+	w := &waiter{n: int64(n), ch: make(chan struct{})}
+	l.waiting = append(l.waiting, w)
+	l.stats.ReserveWaits++
+	l.mu.Unlock()
+	select {
+	case <-w.ch:
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at := slices.Index(l.waiting, w); at >= 0 {
+		l.waiting = slices.Delete(l.waiting, at, at+1)
+		l.letIn() // it may have stood before somebody smaller
+		return fmt.Errorf("wait for room in the log: %w", ctx.Err())
+	}
+	if !w.granted {
+		return l.refusal()
+	}
+	return nil
+}
+
+// Return implements Log.
+func (l *FileLog) Return(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reserved -= int64(n)
+	l.letIn()
 }
 
 // refusal is why the log takes no records; nil when it does. Call with l.mu held.
@@ -153,7 +183,7 @@ func (l *FileLog) refusal() error {
 // hasRoom tells whether n more bytes may come. One record always may when nothing
 // else is there. Call with l.mu held.
 func (l *FileLog) hasRoom(n int64) bool {
-	queued, held := l.stats.QueuedBytes, l.stats.UncommittedBytes
+	queued, held := l.stats.QueuedBytes+l.reserved, l.stats.UncommittedBytes
 	if queued > 0 && queued+n > queueFactor*int64(l.cfg.MaxBatch) {
 		return false
 	}
@@ -174,6 +204,7 @@ func (l *FileLog) Append(r *Record) (LSN, error) {
 	lsn := l.next
 	l.next++
 	l.stats.QueuedBytes += int64(n)
+	l.reserved -= int64(r.Reserved)
 	if len(l.queue) > 0 || !l.place(lsn, r) {
 		l.queue = append(l.queue, r)
 	}

@@ -127,7 +127,7 @@ func TestGroupCommit(t *testing.T) {
 					return
 				}
 				order.Lock()
-				_, err := l.Append(&Record{Data: [2][]byte{nil, []byte(data)}, Done: c.done})
+				_, err := l.Append(&Record{Data: [2][]byte{nil, []byte(data)}, Reserved: len(data), Done: c.done})
 				want = append(want, data)
 				order.Unlock()
 				if err != nil {

@@ -34,6 +34,7 @@ func TestReserveWaitsForTrim(t *testing.T) {
 		}()
 		ctx, cancel := context.WithCancel(t.Context())
 		gone := make(chan error, 1)
+		synctest.Wait()
 		go func() { gone <- l.Reserve(ctx, 100) }()
 		synctest.Wait()
 		if passed.Load() {
@@ -61,6 +62,66 @@ func TestReserveWaitsForTrim(t *testing.T) {
 		}
 		if err := l.Reserve(t.Context(), 1); !errors.Is(err, ErrClosed) {
 			t.Errorf("reserve after the end: %v", err)
+		}
+	})
+}
+
+// What Reserve sets aside counts until it is used or returned, so that callers who
+// pass together never pass the bound; and they pass in the order of their calls.
+func TestReserveSetsAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := small
+		cfg.MaxUncommitted = 5000
+		l := start(t, diskmem.New(512), 1, cfg, nil)
+		passed := make(chan int, 10)
+		reserve := func(n int) {
+			go func() {
+				if err := l.Reserve(context.Background(), n); err != nil {
+					t.Error(err)
+				}
+				passed <- n
+			}()
+			synctest.Wait()
+		}
+		expect := func(what string, want ...int) {
+			t.Helper()
+			synctest.Wait()
+			var got []int
+			for len(passed) > 0 {
+				got = append(got, <-passed)
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %v passed, want %v", what, got, want)
+			}
+		}
+		reserve(3000)
+		reserve(2000)
+		expect("both fit", 2000, 3000)
+		reserve(6000) // more than ever fits: alone
+		reserve(1)
+		expect("full")
+		l.Return(3000)
+		expect("the large one is first")
+		if _, err := l.Append(&Record{Data: [2][]byte{[]byte("x")}, Reserved: 2000}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		expect("a record is held")
+		if err := l.Trim(1); err != nil {
+			t.Fatal(err)
+		}
+		expect("empty", 6000)
+		l.Return(6000)
+		expect("the next", 1)
+		go func() {
+			if err := l.Reserve(context.Background(), 9000); !errors.Is(err, ErrClosed) {
+				t.Errorf("reserve at the end: %v", err)
+			}
+		}()
+		synctest.Wait()
+		if err := l.end(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -37,6 +37,10 @@ type Record struct {
 	// It must not change between Append and Done.
 	Data [2][]byte
 
+	// Reserved is how many of the bytes that Reserve set aside the record stands
+	// for: they are free again, for its own bytes, when Append returned no error.
+	Reserved int
+
 	// Done is called exactly once, in LSN order, from the one goroutine of the
 	// log: with nil when the record and all before it are durable, else with the
 	// log's final error, after which it is unknown whether a recovery will find
@@ -62,11 +66,15 @@ type Log interface {
 	// package's doc. Run is called once.
 	Run(ctx context.Context) error
 
-	// Reserve waits until there is room for n more bytes: in memory, and below
-	// the bound of what is not yet trimmed. It reserves nothing that has to be
-	// given back; callers that pass it together may overshoot by what they
-	// append. Call it before taking any lock that Done needs.
+	// Reserve waits until there is room for n more bytes, in memory and below the
+	// bound of what is not yet trimmed, and sets them aside, in the order of the
+	// calls. A record more than there is room for at all gets through alone. Say
+	// so in Record.Reserved, or give them back with Return. Call it before taking
+	// any lock that Done needs.
 	Reserve(ctx context.Context, n int) error
+
+	// Return gives back bytes that Reserve set aside and no record will use.
+	Return(n int)
 
 	// Append gives the record the next LSN. The order of the calls is the order
 	// of the LSNs. It never waits for the disk. ErrClosed after the end of Run,
