@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/looptape/looptape/internal/broker/batch"
@@ -180,14 +181,33 @@ func (m *Merger) level(sets []catalog.Visible) []catalog.Visible {
 		var size int64
 		for i, v := range all {
 			size += v.Object.Size
-			// A last set beside which nothing grows any more merges only with its
-			// fan-in, so that what partitions have together may leave.
-			if i+1 == m.cfg.FanIn || t < 4 && i > 0 && size >= m.target(t) {
+			if t < 4 && (i+1 == m.cfg.FanIn || i > 0 && size >= m.target(t)) {
 				return all[:i+1]
 			}
 		}
+		// The last level does not grow: it merges only to let partitions leave.
+		if n := m.cfg.FanIn; t == 4 && len(all) >= n && m.leave(all[:n]) >= m.cfg.LargeBytes {
+			return all[:n]
+		}
 	}
 	return nil
+}
+
+// leave is how many bytes would leave the sets if these were merged.
+func (m *Merger) leave(sets []catalog.Visible) (sum int64) {
+	together := map[catalog.Partition]int64{}
+	for _, v := range sets {
+		for i, n := range m.Catalog.Needs(v) {
+			if n == catalog.NeedRecords {
+				together[v.Ranges[i].Partition] += v.Ranges[i].Bytes
+			}
+		}
+	}
+	large := slices.DeleteFunc(slices.Sorted(maps.Values(together)), func(n int64) bool { return n < m.cfg.LeaveBytes })
+	for _, n := range large[max(0, len(large)-maxLeaving(len(sets))):] {
+		sum += n
+	}
+	return sum
 }
 
 // neighbours picks objects of one partition that follow one another.

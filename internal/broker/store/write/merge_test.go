@@ -1,0 +1,132 @@
+package write
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/looptape/looptape/internal/broker/batch"
+	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/object"
+)
+
+// busy fills a world with sets and singles of three partitions: one that is in
+// every flush, one that is seldom, one that is large now and then.
+func busy(t testing.TB, seed uint64, flushes int) *world {
+	w := newWorld(t, seed)
+	w.topic("a", 2, nil)
+	w.topic("b", 1, nil)
+	for i := range flushes {
+		var single []int
+		if i%4 == 3 {
+			single = []int{1}
+		}
+		w.flush(func(m *modelPart) {
+			if m == w.parts[0] || m == w.parts[1] || w.r.IntN(3) == 0 {
+				w.some(m)
+			}
+			if len(single) > 0 && m == w.parts[1] {
+				m.take(w.build(batch.Plain, 2, 1500))
+			}
+		}, single...)
+	}
+	return w
+}
+
+func TestMerge(t *testing.T) {
+	for seed := range uint64(20) {
+		w := busy(t, seed, 30)
+		w.check()
+		before := len(w.data())
+		if err := w.jobs.Merge(context.Background()); err != nil {
+			t.Fatal(seed, err)
+		}
+		w.check()
+		w.clean()
+		w.check()
+		s := w.jobs.Merger().Stats()
+		if after := len(w.data()); after > before/2 || s.Jobs == 0 || s.Conflicts != 0 {
+			t.Fatalf("seed %d: %d objects became %d, %+v", seed, before, after, s)
+		}
+		w.stop()
+	}
+}
+
+// A process that dies at any remote call of a merge, before or after its effect,
+// loses nothing, and what it leaves behind is swept.
+func TestMergeDiesAtEveryCall(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for k := 1; ; k++ {
+			w := busy(t, 3, 12)
+			reached := w.failAt(k, after)
+			err := w.jobs.Merge(context.Background())
+			w.heal()
+			if !reached() {
+				if err != nil || k < 20 {
+					t.Fatal(k, err)
+				}
+				w.stop()
+				break
+			}
+			w.start()
+			w.check()
+			if err := w.jobs.Merge(context.Background()); err != nil {
+				t.Fatal(k, err)
+			}
+			w.check()
+			w.clean()
+			w.check()
+			w.stop()
+		}
+	}
+}
+
+// However many flushes, levels keep the sets few.
+func TestSetsAreBounded(t *testing.T) {
+	w := newWorld(t, 1)
+	w.topic("a", 3, nil)
+	most := 0
+	for range 300 {
+		w.flush(w.some)
+		if err := w.jobs.Merge(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		sets := slices.DeleteFunc(w.c.Visible(), func(v catalog.Visible) bool { return v.Single })
+		most = max(most, len(sets))
+	}
+	w.check()
+	if n := len(w.c.Visible()); most > 8 || n > 60 {
+		t.Errorf("%d sets at most, %d objects", most, n)
+	}
+	w.stop()
+}
+
+// A span of a partition that is in an object of its own leaves a hole in a merged
+// set, which holds what is before and after it as spans of their own.
+func TestMergeAroundAnObject(t *testing.T) {
+	w := newWorld(t, 1)
+	w.cfg.Merge.LeaveBytes = 1 << 20
+	w.start()
+	w.topic("a", 1, nil)
+	one := func(m *modelPart) { m.take(w.build(batch.Plain, 2, 100)) }
+	w.flush(one)
+	w.flush(one, 0)
+	w.flush(one)
+	w.flush(one)
+	if err := w.jobs.Merge(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	w.check()
+	var spans []string
+	for _, x := range w.c.Extents(w.parts[0].p) {
+		id, _ := object.ParseName(x.Object.Name)
+		spans = append(spans, fmt.Sprintf("%c%d-%d", id.Kind, x.Base, x.End))
+	}
+	if got := fmt.Sprint(spans); got != "[m0-2 f2-4 m4-8]" {
+		t.Error(got)
+	}
+	w.clean()
+	w.check()
+	w.stop()
+}
