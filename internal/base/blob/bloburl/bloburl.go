@@ -21,26 +21,51 @@ import (
 // Open opens the store the URL names. A bucket that is missing or denied is an
 // error that wraps blob.ErrRefused; one whose server does not answer is none.
 func Open(ctx context.Context, rawURL string) (blob.Store, error) {
+	cfg, dir, err := parse(rawURL)
+	switch {
+	case err != nil:
+		return nil, err
+	case dir != "":
+		return blobdir.Open(dir)
+	}
+	return blobs3.Open(ctx, cfg)
+}
+
+// View opens the store the URL names for reading, beside whoever writes to it. A
+// directory that does not exist is not created.
+func View(ctx context.Context, rawURL string) (blob.Store, error) {
+	cfg, dir, err := parse(rawURL)
+	switch {
+	case err != nil:
+		return nil, err
+	case dir != "":
+		return blobdir.View(dir)
+	}
+	s, err := blobs3.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return blob.ReadOnly(s), nil
+}
+
+// parse returns the directory, or where the bucket is.
+func parse(rawURL string) (cfg blobs3.Config, dir string, err error) {
 	if rawURL == "" {
-		return nil, fmt.Errorf("object store URL is empty: want a path, file:///path or %s", blobs3.Form)
+		return cfg, "", fmt.Errorf("object store URL is empty: want a path, file:///path or %s", blobs3.Form)
 	}
 	scheme, _, ok := strings.Cut(rawURL, "://")
-	if !ok {
-		return blobdir.Open(rawURL)
-	}
-	switch scheme {
-	case "s3":
-		cfg, err := blobs3.ParseURL(rawURL)
-		if err != nil {
-			return nil, err
-		}
-		return blobs3.Open(ctx, cfg)
-	case "file":
+	switch {
+	case !ok:
+		return cfg, rawURL, nil
+	case scheme == "s3":
+		cfg, err = blobs3.ParseURL(rawURL)
+		return cfg, "", err
+	case scheme == "file":
 		u, err := url.Parse(rawURL)
 		if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
-			return nil, fmt.Errorf("object store URL: want file:///path, with three slashes")
+			return cfg, "", fmt.Errorf("object store URL: want file:///path, with three slashes")
 		}
-		return blobdir.Open(u.Path)
+		return cfg, u.Path, nil
 	}
-	return nil, fmt.Errorf("object store URL has the scheme %q: want a path, file:///path or %s", scheme, blobs3.Form)
+	return cfg, "", fmt.Errorf("object store URL has the scheme %q: want a path, file:///path or %s", scheme, blobs3.Form)
 }

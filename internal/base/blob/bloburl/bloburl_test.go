@@ -1,9 +1,14 @@
 package bloburl
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/looptape/looptape/internal/base/blob"
 )
 
 func TestOpen(t *testing.T) {
@@ -26,5 +31,41 @@ func TestOpen(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", url, err)
 		}
+	}
+}
+
+func TestView(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "objects")
+	if _, err := View(t.Context(), dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+	w, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Put(t.Context(), "k", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(dir, ".tmp", "7") // of a process that is writing
+	if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := View(t.Context(), "file://"+dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := r.Stat(t.Context(), "k"); err != nil || info.Size != 1 {
+		t.Error(info, err)
+	}
+	for name, err := range map[string]error{
+		"put":    r.Put(t.Context(), "k2", strings.NewReader("x"), 1),
+		"delete": r.Delete(t.Context(), "k"),
+	} {
+		if !errors.Is(err, blob.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(half); err != nil {
+		t.Errorf("looking took what another process writes: %v", err)
 	}
 }
