@@ -70,6 +70,9 @@ func (p *Partition) Append(ctx context.Context, a Append) {
 		return
 	}
 	if err := p.set.reserve(ctx, len(a.Batches)); err != nil {
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", ErrStorage, err) // the log has failed or is closed
+		}
 		p.refuse(a, fmt.Errorf("wait for room in the log: %w", err))
 		return
 	}

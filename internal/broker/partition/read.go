@@ -119,6 +119,8 @@ func (p *Partition) missed(chunk Chunk, offset int64, err error) (Chunk, error) 
 	switch {
 	case p.closed:
 		return chunk, p.gone()
+	case !p.set.Exists(p.id):
+		return chunk, ErrUnknownPartition
 	case offset < p.logStart:
 		return chunk, ErrOffsetOutOfRange
 	}
@@ -172,7 +174,16 @@ func (p *Partition) finish(ctx context.Context, r Read, chunk Chunk, res *collec
 		aborted, err := p.aborted(ctx, first, next)
 		if err != nil {
 			res.release()
-			return Chunk{}, err
+			return p.missed(Chunk{}, first, err)
+		}
+		// What was deleted meanwhile may be gone from the objects, and with it what
+		// would have told that a record was aborted.
+		p.mu.Lock()
+		now := Chunk{HighWatermark: p.high, LogStart: p.logStart, LastStable: p.txns.LastStable(p.high)}
+		p.mu.Unlock()
+		if r.Offset < now.LogStart || !p.set.Exists(p.id) {
+			res.release()
+			return p.missed(now, r.Offset, read.ErrLost)
 		}
 		chunk.Aborted = aborted
 	}
