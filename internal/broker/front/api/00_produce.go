@@ -11,7 +11,8 @@ import (
 )
 
 // Produce: v3 record batches, v9 flexible, v13 topic ids. It is decoded and
-// encoded by hand, since it carries the load: the records stay where they are.
+// encoded by hand, since it carries the load: the records stay where they are until
+// the partition copies them.
 func init() {
 	register(kmsg.Produce, endpoint{min: 3, max: 13, maxBody: 1 << 30, serve: (*Server).produce})
 }
@@ -79,9 +80,11 @@ func (s *Server) produce(r *wire.Request) {
 				p.done(part, partition.Appended{Base: -1, LogAppendTime: -1, LogStart: -1, Err: err})
 				continue
 			}
+			// Copies the records.
 			log.Append(r.Context(), partition.Append{Batches: part.records, Done: func(res partition.Appended) { p.done(part, res) }})
 		}
 	}
+	r.Recycle()
 	p.finish()
 }
 

@@ -45,7 +45,7 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{srv: s, nc: nc, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
-	c.frames = framer{src: countingReader{nc, s.obs}, max: s.cfg.MaxFrame}
+	c.frames = framer{src: countingReader{nc, s.obs}, mem: &s.frames, max: s.cfg.MaxFrame}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.waitCtx, c.stopW = context.WithCancel(c.ctx)
 	return c
@@ -83,7 +83,7 @@ func (c *conn) serve(ctx context.Context, group *run.Group) {
 			}
 			break
 		}
-		r := &Request{conn: c, Arrived: time.Now(), size: int64(len(frame))}
+		r := &Request{conn: c, Arrived: time.Now(), frame: frame, size: int64(len(frame))}
 		if err := r.parse(frame, c.client); err != nil {
 			c.srv.budget.free(r.size)
 			c.close(reasonHeader)

@@ -23,6 +23,7 @@ const (
 // straight into its place.
 type framer struct {
 	src  io.Reader
+	mem  *frames
 	max  int
 	buf  [1024]byte
 	r, w int // buf[r:w] is unread
@@ -48,7 +49,7 @@ func (f *framer) first(n int) int { return min(n, max(firstStep, min(2*f.seen, t
 // body reads a frame of n bytes. progress is called before each read, grow
 // before more bytes are allocated than first says.
 func (f *framer) body(n int, progress func(), grow func(more int) error) ([]byte, error) {
-	b := make([]byte, f.first(n))
+	b := f.mem.take(f.first(n))
 	have := copy(b, f.buf[f.r:f.w])
 	f.r += have
 	for {
@@ -60,6 +61,7 @@ func (f *framer) body(n int, progress func(), grow func(more int) error) ([]byte
 				if err == io.EOF {
 					err = io.ErrUnexpectedEOF
 				}
+				f.mem.put(b)
 				return nil, err
 			}
 		}
@@ -70,10 +72,12 @@ func (f *framer) body(n int, progress func(), grow func(more int) error) ([]byte
 		// The sender has paid for len(b) bytes: it may have as many again.
 		size := min(n, 2*len(b))
 		if err := grow(size - len(b)); err != nil {
+			f.mem.put(b)
 			return nil, err
 		}
-		bigger := make([]byte, size)
+		bigger := f.mem.take(size)
 		copy(bigger, b)
+		f.mem.put(b)
 		b = bigger
 	}
 }

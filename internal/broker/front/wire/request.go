@@ -16,12 +16,13 @@ type Request struct {
 	Key, Version  int16
 	CorrelationID int32
 	ClientID      string
-	Body          []byte    // the Handler's for good
+	Body          []byte    // the Handler's for good, or until Recycle
 	Arrived       time.Time // when its last byte had come
 
 	conn  *conn
-	size  int64 // bytes charged
-	reply Reply // guarded by conn.mu, as done
+	frame []byte // with Body; nil once recycled
+	size  int64  // bytes charged
+	reply Reply  // guarded by conn.mu, as done
 	done  bool
 }
 
@@ -63,6 +64,13 @@ func (r *Request) Discard() { r.conn.complete(r, nil) }
 func (r *Request) Abort() {
 	r.conn.close(reasonRequest)
 	r.conn.complete(r, nil)
+}
+
+// Recycle says that nobody uses Body any more: its memory is for other frames
+// from here on. Only whoever handles the request may call it; nobody has to.
+func (r *Request) Recycle() {
+	r.conn.srv.frames.put(r.frame)
+	r.frame, r.Body = nil, nil
 }
 
 // Flexible says whether the request's version uses compact encodings and

@@ -12,8 +12,8 @@
 //   - The Handler sees the requests of one connection one at a time and in the
 //     order in which they were sent; it may answer later and from anywhere.
 //     Replies leave in request order whatever the order of the answers.
-//   - A request body belongs to the Handler for good. It is never reused, so
-//     record bytes may be kept without a copy.
+//   - A request body belongs to the Handler for good, so that it may be kept
+//     without a copy, unless the Handler gives it back with Recycle.
 //   - A frame's length is checked before anything is allocated, and memory
 //     grows with the bytes that really came, so a length that lies costs
 //     nothing, neither its own connection nor others. The bytes of requests
@@ -102,6 +102,7 @@ type Server struct {
 	obs     Observer
 	log     *slog.Logger
 	budget  *budget
+	frames  frames
 
 	mu    sync.Mutex // guards conns
 	conns map[*conn]struct{}
@@ -110,7 +111,7 @@ type Server struct {
 // NewServer returns a server that does nothing until Run.
 func NewServer(cfg Config, h Handler, obs Observer, log *slog.Logger) *Server {
 	cfg.defaults()
-	return &Server{cfg: cfg, handler: h, obs: obs, log: log, budget: newBudget(cfg.MaxBytes), conns: map[*conn]struct{}{}}
+	return &Server{cfg: cfg, handler: h, obs: obs, log: log, budget: newBudget(cfg.MaxBytes), frames: frames{limit: keptBytes}, conns: map[*conn]struct{}{}}
 }
 
 // Run serves the listeners until ctx ends, then drains and closes them all. It

@@ -242,7 +242,7 @@ func TestBadFramesCloseTheirConnectionOnly(t *testing.T) {
 }
 
 func TestLyingLengthAllocatesLittle(t *testing.T) {
-	f := framer{src: io.MultiReader(bytes.NewReader([]byte{6, 0, 0, 0, 1, 2, 3})), max: 100 << 20}
+	f := framer{src: io.MultiReader(bytes.NewReader([]byte{6, 0, 0, 0, 1, 2, 3})), mem: new(frames), max: 100 << 20}
 	n, err := f.begin()
 	if err != nil || n != 100<<20-0 && n != 6<<24 {
 		t.Fatalf("length %d, %v", n, err)
@@ -265,7 +265,7 @@ func TestFramesOfAllSizes(t *testing.T) {
 		stream = append(stream, frame(int32(i), n)...)
 	}
 	for _, chunk := range []int{1, 7, 1024, 1 << 20} {
-		f := framer{src: &chunked{bytes.NewReader(stream), chunk}, max: 2 << 20}
+		f := framer{src: &chunked{bytes.NewReader(stream), chunk}, mem: new(frames), max: 2 << 20}
 		for i, n := range sizes {
 			size, err := f.begin()
 			if err != nil {
@@ -483,7 +483,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(frame(1, 10), 3)
 	f.Add([]byte{0, 0, 0, 14, 0, 3, 0, 9, 0, 0, 0, 0, 0xff, 0xff, 5, 1, 200, 1}, 100)
 	f.Fuzz(func(t *testing.T, stream []byte, chunk int) {
-		fr := framer{src: &chunked{bytes.NewReader(stream), max(1, chunk%5000)}, max: 1 << 20}
+		fr := framer{src: &chunked{bytes.NewReader(stream), max(1, chunk%5000)}, mem: new(frames), max: 1 << 20}
 		for {
 			n, err := fr.begin()
 			if err != nil {
