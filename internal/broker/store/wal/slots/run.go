@@ -173,7 +173,7 @@ func (l *Log) settle(g *run.Group) {
 	}
 	switch {
 	case n == 0 || l.checking > 0:
-	case l.cfg.Conditional:
+	case l.cfg.Conditional && conditional(l.cfg.Store):
 		l.publish(n)
 	default:
 		l.checking = n
@@ -186,6 +186,9 @@ func (l *Log) settle(g *run.Group) {
 
 // stillMine asks until the answer is definite.
 func (l *Log) stillMine(ctx context.Context) error {
+	if l.cfg.StillMine == nil {
+		return errors.New("the store has no conditional puts any more, and nobody can say whose the log is")
+	}
 	for p := l.pauses(); ; {
 		err := l.cfg.StillMine(ctx)
 		if err == nil || errors.Is(err, wal.ErrFenced) {

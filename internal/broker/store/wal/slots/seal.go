@@ -26,6 +26,10 @@ const (
 // number. The data slots from committedSlot+1 up to it hold everything that was
 // ever acknowledged and is not committed.
 //
+// In a store without conditional puts a seal could overwrite data, and none is put:
+// the first free slot is the end, since the writer asks the metadata before it
+// acknowledges. There the end is what the metadata says, even more than here.
+//
 // The caller has taken the right to commit from the epoch before, and read
 // committedSlot after that (P1). Failures of the store are waited out until ctx
 // ends. A *wal.CorruptError: a slot on the way is neither data of the epoch nor a
@@ -66,19 +70,27 @@ func seal(ctx context.Context, store blob.Store, of series, committedSlot int64,
 	}
 }
 
-// occupy puts a seal into the slot if it is free, and says what the slot holds.
+// occupy puts a seal into the slot if it is free, and says what the slot holds, or
+// is as good as holding.
 func occupy(ctx context.Context, store blob.Store, of series, seq int64, by Writer) (h header, err error) {
 	key := of.key(seq)
 	mine := header{kind: kindSeal, writer: by}
 	body := make([]byte, headerBytes)
 	mine.put(body, of, seq)
 	err = patiently(ctx, func(ctx context.Context) error {
-		err := store.Put(ctx, key, bytes.NewReader(body), headerBytes)
-		if !errors.Is(err, blob.ErrExists) {
-			h = mine
-			return err
+		creates := conditional(store)
+		if creates {
+			err := store.Put(ctx, key, bytes.NewReader(body), headerBytes)
+			if !errors.Is(err, blob.ErrExists) {
+				h = mine
+				return err
+			}
 		}
 		info, err := store.Stat(ctx, key)
+		if !creates && errors.Is(err, blob.ErrNotFound) {
+			h = mine
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -50,9 +50,10 @@ type Config struct {
 	Nonce  [16]byte // made once per process
 
 	// Conditional says that the store's Put really creates only, see
-	// blob.Features. Where it does not, StillMine is asked after puts and before
-	// their records are acknowledged: nil when the epoch is not sealed, an error
-	// that wraps wal.ErrFenced when it is; after any other error it is asked again.
+	// blob.Features. Where it does not, or a blob.Conditioner says so later,
+	// StillMine is asked after puts and before their records are acknowledged: nil
+	// when the epoch is not sealed in the metadata as of now, an error that wraps
+	// wal.ErrFenced when it is; after any other error it is asked again.
 	Conditional bool
 	StillMine   func(ctx context.Context) error
 
@@ -242,6 +243,12 @@ func open(ctx context.Context, cfg Config, of series) error {
 	return cfg.Store.List(ctx, of.dir(), func(i blob.Info) error {
 		return fmt.Errorf("%w: %d has %s already", wal.ErrEpoch, cfg.Epoch, i.Key)
 	})
+}
+
+// conditional tells whether the store, as far as it knows itself, creates only.
+func conditional(s blob.Store) bool {
+	c, ok := blob.As[blob.Conditioner](s)
+	return !ok || c.Conditional()
 }
 
 // Largest is the number of bytes of the largest record the log takes.

@@ -142,11 +142,11 @@ func TestTrap01SealsAreForEver(t *testing.T) {
 }
 
 // Trap 1 in a store whose Put may overwrite: puts that completed after the fence
-// was taken are not acknowledged, whatever they did to the seal, and what was
-// acknowledged before is recovered.
+// was taken are not acknowledged, and what was acknowledged before is recovered.
 func TestTrap01WithoutConditionalPut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := overwriting{blobmem.New()}
+		of := series{testPrefix, 1, 7}
 		sealed := make(chan struct{})
 		cfg := testConfig(store)
 		cfg.Conditional = false
@@ -176,18 +176,44 @@ func TestTrap01WithoutConditionalPut(t *testing.T) {
 		if err != nil || end != 4 {
 			t.Fatal(end, err)
 		}
-		l.add("overwrites the seal")
+		l.add("where the seal would be")
 		if err := <-l.ended; !errors.Is(err, wal.ErrFenced) || len(l.acked) != 3 || len(l.lost) != 1 {
 			t.Errorf("%v, acknowledged %v", err, l.acked)
 		}
 		if got, _, err := readAll(store, 1, end); err != nil || len(got) != 3 {
 			t.Errorf("%q, %v", got, err)
 		}
+		if diff := cmp.Diff([]string{of.key(1), of.key(2), of.key(3), of.key(4)}, store.Keys()); diff != "" {
+			t.Error(diff) // the last is the zombie's: nobody put a seal that could overwrite data
+		}
+	})
+}
+
+// A store that is found out late: from then on the fence is asked, and without
+// anyone to ask the log ends.
+func TestTrap01ConditionsFoundMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := testConfig(overwriting{blobmem.New()})
+		cfg.StillMine = func(context.Context) error { return wal.ErrFenced }
+		l := start(t, cfg)
+		l.add("x")
+		if err := <-l.ended; !errors.Is(err, wal.ErrFenced) || l.fates(1) != 0 {
+			t.Errorf("%v, acknowledged %v", err, l.acked)
+		}
+		cfg.Store, cfg.StillMine = overwriting{blobmem.New()}, nil
+		l = start(t, cfg)
+		l.add("x")
+		if err := <-l.ended; err == nil || l.fates(1) != 0 {
+			t.Errorf("%v, acknowledged %v", err, l.acked)
+		}
 	})
 }
 
 // overwriting is a store that does not know what create-only means.
 type overwriting struct{ *blobmem.Store }
+
+func (overwriting) Conditional() bool   { return false }
+func (overwriting) SetConditional(bool) {}
 
 func (s overwriting) Put(ctx context.Context, key string, body io.ReaderAt, size int64) error {
 	if err := s.Delete(ctx, key); err != nil {
