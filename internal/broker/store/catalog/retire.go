@@ -100,8 +100,9 @@ func (w *Writer) Retire(ctx context.Context, objects []Visible, deadline int64) 
 
 // Garbage is an object to delete.
 type Garbage struct {
-	Object string // name
-	key    string
+	Object   string // name
+	Deadline int64  // ms, from when on it may be deleted
+	key      string
 }
 
 // Key tells one entry from all others, also of the same object.
@@ -117,7 +118,7 @@ func (c *Catalog) Garbage(ctx context.Context, now int64, limit int) ([]Garbage,
 			return fmt.Errorf("%w: key %q", ErrCorrupt, kv.Key)
 		}
 		if deadline <= now && len(all) < limit {
-			all = append(all, Garbage{Object: name, key: kv.Key})
+			all = append(all, Garbage{Object: name, Deadline: deadline, key: kv.Key})
 		}
 		return nil
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -148,11 +149,11 @@ func (b *Base) keeps(name string) bool {
 // collect deletes what was retired long enough ago, by the key and by this
 // process's own clock.
 func (s *Sweeper) collect(ctx context.Context) error {
-	all, err := s.Catalog.Garbage(ctx, s.cfg.Now().UnixMilli(), 10*perRound)
+	all, err := s.Catalog.Garbage(ctx, math.MaxInt64, 10*perRound) // the oldest first
 	if err != nil {
 		return err
 	}
-	now := time.Now()
+	now, wall := time.Now(), s.cfg.Now().UnixMilli()
 	seen := make(map[string]time.Time, len(all))
 	var due []catalog.Garbage
 	for _, g := range all {
@@ -161,7 +162,7 @@ func (s *Sweeper) collect(ctx context.Context) error {
 			first = now
 		}
 		seen[g.Key()] = first
-		if now.Sub(first) >= s.cfg.Grace && len(due) < perRound {
+		if g.Deadline <= wall && now.Sub(first) >= s.cfg.Grace && len(due) < perRound {
 			due = append(due, g)
 		}
 	}
