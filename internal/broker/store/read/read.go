@@ -334,15 +334,22 @@ type wants struct {
 func (r *Reader) chunk(ctx context.Context, o *catalog.Object, ix *indexed, i int, w wants) (b *cached, block int, err error) {
 	entries, block := chunk(ix.Blocks, ix.blocks, i)
 	key := chunkKey{o.Name, entries[0].Pos}
+	var hit bool
 	if w.glance {
 		if b = r.blocks.peek(key); b == nil {
+			r.stats.misses.Add(1)
 			r.ask(r.soon, job{object: o, at: i, class: w.class})
 			return nil, block, nil
 		}
-	} else if b, _, err = r.blocks.get(ctx, want{key, runBytes(entries), len(entries), w.must, w.ahead}, func(b *cached) error {
+		r.stats.hits.Add(1)
+	} else if b, hit, err = r.blocks.get(ctx, want{key, runBytes(entries), len(entries), w.must, w.ahead}, func(b *cached) error {
 		return r.load(ctx, o, entries, b, w.class)
 	}); err != nil {
 		return nil, block, err
+	} else if w.ahead == 0 && hit {
+		r.stats.hits.Add(1)
+	} else if w.ahead == 0 {
+		r.stats.misses.Add(1)
 	}
 	if b.bad != nil && b.bad[block] != nil {
 		err := fmt.Errorf("object %s: %w", o.Name, b.bad[block])
