@@ -48,6 +48,9 @@ e2e: build ## the loop end to end on the tape, recorded traffic twice; and hosti
 servers: tools ## the object store contract against a real S3 server
 	$(GO) test -tags servers -count=1 -timeout 15m ./internal/base/... ./test/rig/...
 
+sim: ## the storage engine in a faulty world, SEEDS seeds (2000) or SEED=n alone
+	LOOPTAPE_SEED=$(SEED) LOOPTAPE_SEEDS=$(or $(SEEDS),2000) $(GO) test -count=1 -timeout 30m -v -run 'TestSim$$' ./test/sim
+
 crash: build ## SIGKILL at random moments under load, at least 20 rounds
 	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/crash/...
 

@@ -1,0 +1,77 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/looptape/looptape/internal/broker"
+	"github.com/looptape/looptape/internal/broker/partition"
+	"github.com/looptape/looptape/internal/broker/store/read"
+	"github.com/looptape/looptape/internal/broker/store/wal"
+	"github.com/looptape/looptape/internal/broker/store/write"
+)
+
+// A plan is how one seed's world is made: who works in it and what may go wrong.
+// Each seed has other faults, many have few of them: a fault that is always there
+// hides what happens without it.
+type plan struct {
+	length     time.Duration // of the part with faults
+	partitions int32
+	streams    int // idempotent
+	plain      int
+	txns       int
+	readers    int
+	admin      bool
+
+	kills, cuts, stops, pauses, zombies, armed bool
+	diskFaults, blobFaults, metaFaults         bool
+	nemesis                                    time.Duration // longest time between two of its acts
+
+	store broker.StoreConfig
+}
+
+func drawPlan(r *rand.Rand) plan {
+	p := plan{
+		length:     between(r, 5*time.Second, 40*time.Second),
+		partitions: 1 + r.Int32N(4),
+		streams:    1 + r.IntN(4),
+		plain:      r.IntN(3),
+		txns:       r.IntN(3),
+		readers:    1 + r.IntN(2),
+		admin:      chance(r, 0.7),
+		kills:      chance(r, 0.5),
+		cuts:       chance(r, 0.5),
+		stops:      chance(r, 0.4),
+		pauses:     chance(r, 0.4),
+		zombies:    chance(r, 0.3),
+		armed:      chance(r, 0.5),
+		diskFaults: chance(r, 0.4),
+		blobFaults: chance(r, 0.6),
+		metaFaults: chance(r, 0.6),
+		nemesis:    between(r, time.Second, 10*time.Second),
+	}
+	pick := func(all ...int64) int64 { return all[r.IntN(len(all))] }
+	p.store = broker.StoreConfig{
+		Log: wal.Config{SegmentBytes: pick(32<<10, 64<<10), MaxBatch: int(pick(4<<10, 8<<10)), Buffered: chance(r, 0.3)},
+		Partitions: partition.Config{
+			SealBytes: pick(2<<10, 4<<10, 16<<10), SealAfter: time.Duration(pick(500, 2000, 8000)) * time.Millisecond,
+			MaxUnflushed: 64 << 10, RetainBytes: pick(-1, 2<<10, 32<<10),
+		},
+		Read:  read.Config{CacheBytes: pick(4<<10, 16<<10), Ahead: pick(-1, 1<<10, 8<<10), ChunkBytes: int(pick(256, 1024, 4096))},
+		Flush: write.Config{SingleBytes: pick(1<<10, 4<<10), BlockBytes: int(pick(512, 2048)), Grace: grace, RetryMin: 10 * time.Millisecond, RetryMax: time.Second},
+		Sweep: write.SweepConfig{Every: time.Duration(pick(1000, 3000)) * time.Millisecond, Orphans: 10 * time.Second, Grace: grace},
+		Background: write.BackgroundConfig{
+			Merge: write.MergeConfig{
+				FanIn: int(pick(2, 3, 16)), MiddleBytes: pick(8<<10, 64<<10), LargeBytes: pick(32<<10, 256<<10), LeaveBytes: pick(1<<10, 8<<10),
+				BlockBytes: int(pick(512, 4096)), Memory: pick(4<<10, 64<<10),
+			},
+			MergeEvery: time.Duration(pick(500, 2000, 10_000)) * time.Millisecond, CompactEvery: time.Duration(pick(1000, 5000)) * time.Millisecond,
+			BytesPerSecond: pick(-1, 4<<20),
+		},
+		DrainTimeout: 5 * time.Second,
+	}
+	return p
+}
+
+// grace is how long retired objects live on.
+const grace = 5 * time.Second
