@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/looptape/looptape/internal/broker/batch"
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
@@ -39,7 +40,7 @@ func (s source) Next(ctx context.Context) (*write.Cut, error) {
 			},
 		}
 		for i, e := range seg.Entries {
-			part.Units[i] = object.Unit{Base: e.Base, Last: e.Last, MaxTimestamp: e.MaxTimestamp, Batches: 1, Bytes: e.Bytes}
+			part.Units[i] = object.Unit{Base: e.Base, Last: e.Last, MaxTimestamp: e.MaxTimestamp, Batches: 1, Bytes: e.Bytes, Sum: batch.Batch(e.Bytes).Sum()}
 		}
 		part.Tail.Samples = samples(seg.Entries)
 		out.Parts = append(out.Parts, part)

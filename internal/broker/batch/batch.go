@@ -33,6 +33,8 @@ import (
 	"hash/crc32"
 	"iter"
 	"math"
+
+	"github.com/looptape/looptape/internal/base/crc32c"
 )
 
 // HeaderSize is the length of a batch without records, in bytes.
@@ -181,6 +183,20 @@ func (b Batch) CheckCRC() error {
 		return fmt.Errorf("%w: stored %08x, computed %08x", ErrCRC, want, got)
 	}
 	return nil
+}
+
+// sumFrom is the size from which it is cheaper to derive a batch's checksum than
+// to compute it.
+const sumFrom = 32 << 10
+
+// Sum is the CRC-32C of all bytes of a large batch whose own CRC is right, which
+// covers everything from the attributes on and is not computed again; 0 for a
+// batch so small that computing it costs less.
+func (b Batch) Sum() uint32 {
+	if len(b) < sumFrom {
+		return 0
+	}
+	return crc32c.Concat(crc32c.Sum(b[:posAttributes]), b.CRC(), int64(len(b)-posAttributes))
 }
 
 // CheckProduced is what a batch must fulfil beyond Check to be appended: at

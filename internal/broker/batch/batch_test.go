@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
 	"math"
 	"testing"
 
@@ -86,6 +87,26 @@ func TestCheckRefuses(t *testing.T) {
 	} {
 		if err := Batch(c.bytes).CheckProduced(); !errors.Is(err, c.want) {
 			t.Errorf("produced, %s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// What Sum derives is what the bytes give.
+func TestSum(t *testing.T) {
+	for _, n := range []int{0, 1, sumFrom - HeaderSize - 20, sumFrom, 100_000, 300_001} {
+		b := Build(Header{BaseOffset: 3, LeaderEpoch: 9, ProducerID: -1, ProducerEpoch: -1, Sequence: -1}, KV{Timestamp: 5, Value: bytes.Repeat([]byte("x"), n)})
+		want := crc32.Checksum(b, castagnoli)
+		if len(b) < sumFrom {
+			want = 0
+		}
+		if got := Batch(b).Sum(); got != want {
+			t.Errorf("%d bytes: %08x, want %08x", len(b), got, want)
+		}
+		Batch(b).SetBaseOffset(1 << 40)
+		Batch(b).SetLeaderEpoch(7)
+		Batch(b).SetLogAppendTime(12345)
+		if got := Batch(b).Sum(); len(b) >= sumFrom && got != crc32.Checksum(b, castagnoli) {
+			t.Errorf("%d bytes, patched: %08x", len(b), got)
 		}
 	}
 }

@@ -221,6 +221,9 @@ func (p *Partition) order(d *pending, count int32, now int64) (Appended, verdict
 	}
 	d.last = next - 1
 	d.rec.Data = [2][]byte{encodeRecord(d.head[:], p.id, p.epoch, d.base, d.last, count), d.batches}
+	if count == 1 {
+		d.rec.Sum = first.Sum()
+	}
 	d.rec.Reserved = recordHeader + len(d.batches)
 	d.rec.Done = d.durable
 	if _, err := p.set.log.Append(&d.rec); err != nil {

@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"slices"
 	"sort"
+
+	"github.com/looptape/looptape/internal/base/crc32c"
 )
 
 // Unit is one append: whole batches with consecutive offsets, kept together.
@@ -16,6 +17,7 @@ type Unit struct {
 	MaxTimestamp int64 // ms
 	Batches      int32
 	Bytes        []byte
+	Sum          uint32 // CRC-32C of Bytes if it is known, else 0
 }
 
 // Part is what one partition has in an object.
@@ -94,7 +96,11 @@ func (p *Packed) blocks(w *assembly, part *Part, blockBytes int) error {
 		}
 		e.Last, e.MaxTimestamp = u.Last, max(e.MaxTimestamp, u.MaxTimestamp)
 		e.Batches += u.Batches
-		e.CRC = crc32.Update(e.CRC, castagnoli, u.Bytes)
+		if u.Sum != 0 {
+			e.CRC = crc32c.Concat(e.CRC, u.Sum, int64(len(u.Bytes)))
+		} else {
+			e.CRC = crc32c.Update(e.CRC, u.Bytes)
+		}
 		e.Len += int32(len(u.Bytes))
 		p.add(u.Bytes)
 		if int(e.Len) >= blockBytes || i == len(part.Units)-1 {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"math/bits"
 
+	"github.com/looptape/looptape/internal/base/crc32c"
 	"github.com/looptape/looptape/internal/base/disk"
 )
 
@@ -224,10 +225,16 @@ func (b *block) add(lsn LSN, r *Record) {
 	binary.BigEndian.PutUint64(b.mem[b.n:], uint64(lsn))
 	binary.BigEndian.PutUint32(b.mem[b.n+8:], uint32(r.size()))
 	b.n += recordHeaderBytes
-	for _, d := range r.Data {
-		b.n += copy(b.mem[b.n:], d)
+	b.n += copy(b.mem[b.n:], r.Data[0])
+	summed := b.n
+	b.n += copy(b.mem[b.n:], r.Data[1])
+	if r.Sum == 0 {
+		summed = b.n
 	}
-	b.crc = crc32.Update(b.crc, castagnoli, b.mem[start:b.n])
+	b.crc = crc32.Update(b.crc, castagnoli, b.mem[start:summed])
+	if summed < b.n {
+		b.crc = crc32c.Concat(b.crc, r.Sum, int64(b.n-summed))
+	}
 	b.recs = append(b.recs, r)
 	b.bytes += r.size()
 }

@@ -37,6 +37,10 @@ type Record struct {
 	// It must not change between Append and Done.
 	Data [2][]byte
 
+	// Sum is the CRC-32C of Data[1] if the caller knows it, else 0: it saves
+	// computing it again. A wrong one makes the log unreadable.
+	Sum uint32
+
 	// Reserved is how many of the bytes that Reserve set aside the record stands
 	// for: they are free again, for its own bytes, when Append returned no error.
 	Reserved int
