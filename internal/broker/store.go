@@ -37,6 +37,7 @@ type StoreConfig struct {
 	Flush      write.Config
 	Sweep      write.SweepConfig
 	Background write.BackgroundConfig // its Sweep is the one above
+	Snapshots  write.SnapshotConfig
 	// DrainTimeout bounds how long a clean stop waits for the object store. What
 	// is not in objects by then is in the log and recovered by the next start.
 	// Default 10 s.
@@ -80,6 +81,7 @@ type Store struct {
 	flusher *write.Flusher
 	jobs    *write.Background
 	sweeper *write.Sweeper // of jobs
+	saver   *write.Snapshotter
 	adopted []catalog.Adopted
 	closers []io.Closer // in the order of opening
 }
@@ -161,6 +163,9 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 	if err := e.claimBucket(ctx); err != nil {
 		return nil, err
 	}
+	if err := e.checkAge(ctx); err != nil {
+		return nil, err
+	}
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	if e.writer, e.adopted, err = e.catalog.Register(ctx, catalog.Registration{Broker: on.Broker, Kind: catalog.FileLog, URI: on.Dir}); err != nil {
@@ -185,6 +190,7 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 		Catalog: e.catalog, Writer: e.writer, Store: on.Blobs, Nonce: nonce, Names: names, Log: log,
 	}, starts{e.set}, e.background())
 	e.sweeper = e.jobs.Sweeper()
+	e.saver = write.NewSnapshotter(e.catalog, on.Blobs, e.cfg.Snapshots, log)
 	log.Info("store is open", "epoch", e.writer.Epoch(), "topics", len(e.catalog.Topics()),
 		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
 	return e, nil
@@ -405,6 +411,7 @@ func (e *Store) Run(ctx context.Context) error {
 	logCtx, stopLog := context.WithCancel(g.Context())
 	defer stopLog()
 	g.Go("log", func(context.Context) error { return e.wal.Run(logCtx) })
+	g.Go("snapshots", e.saver.Run)
 	g.Go("catalog", e.catalog.Run)
 	g.Go("reader", e.reader.Run)
 	g.Go("flusher", e.flusher.Run)

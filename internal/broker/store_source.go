@@ -91,6 +91,7 @@ func (e *Store) Background() *write.Background { return e.jobs }
 func (e *Store) background() write.BackgroundConfig {
 	cfg := e.cfg.Background
 	cfg.Sweep = e.cfg.Sweep
+	cfg.Sweep.SnapshotEvery = e.cfg.Snapshots.Interval()
 	cfg.Busy = func() bool { return e.set.Usage().Waiting > 0 || e.flusher.Stats().Stalled > 0 }
 	return cfg
 }

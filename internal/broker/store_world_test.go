@@ -63,6 +63,7 @@ func newWorld() *world {
 			Read:         read.Config{CacheBytes: 16 << 10, Ahead: 2},
 			Flush:        write.Config{SingleBytes: 1 << 10, BlockBytes: 512, RetryMin: time.Millisecond, RetryMax: 2 * time.Millisecond},
 			Sweep:        write.SweepConfig{Every: time.Hour, Grace: time.Nanosecond},
+			Snapshots:    write.SnapshotConfig{Every: -1}, // they would stretch the grace
 			DrainTimeout: 5 * time.Second,
 		},
 	}

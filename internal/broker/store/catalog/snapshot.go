@@ -3,6 +3,7 @@ package catalog
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,18 +23,19 @@ import (
 // integers are big-endian:
 //
 //	magic 4 "LTMS", version 2 (1), zero 2
-//	cluster id 16, number 8, taken 8 (ms), entries 8
+//	cluster id 16, number 8, line 8, taken 8 (ms), entries 8
 //	entries, ascending by key: key length 4, value length 4, key, value
 //	SHA-256 of the entries 32, CRC32C of everything before 4
 //
 // Snapshots of a cluster are numbered. The number is the store's revision plus a
-// base that a restore raises to the number it restored, so numbers rise even when
-// revisions begin anew. A store whose number is below that of a snapshot in the
-// bucket is an old copy.
+// base that a restore sets to the number it restored, so numbers rise even when
+// revisions begin anew. A restore also begins a new line: what it restored has
+// nothing of what older lines did later. By both an old copy of the metadata, or
+// one restored from an old snapshot, is known (Catalog.Outdated).
 const (
 	snapshotMagic   = "LTMS"
 	snapshotVersion = 1
-	snapshotHeader  = 48
+	snapshotHeader  = 56
 	snapshotTrailer = sha256.Size + 4
 	snapshotEntry   = 8
 )
@@ -54,6 +57,7 @@ type Entry struct {
 type Snapshot struct {
 	Cluster string // as ClusterID
 	Number  int64
+	Line    uint64    // random, made by the restore that this state goes back to; 0 none
 	Taken   time.Time // to the millisecond
 	Entries []Entry   // ascending by key
 }
@@ -91,6 +95,7 @@ func (s Snapshot) Encode() ([]byte, error) {
 	b = binary.BigEndian.AppendUint32(b, snapshotVersion<<16)
 	b = append(b, id...)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.Number))
+	b = binary.BigEndian.AppendUint64(b, s.Line)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.Taken.UnixMilli()))
 	b = binary.BigEndian.AppendUint64(b, uint64(len(s.Entries)))
 	for _, e := range s.Entries {
@@ -101,8 +106,33 @@ func (s Snapshot) Encode() ([]byte, error) {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }
 
-// DecodeSnapshot reads what Encode wrote. The entries share b. ErrCorrupt, or an
-// unknown version.
+// SnapshotHeaderBytes is how much of a snapshot DecodeSnapshotHeader needs.
+const SnapshotHeaderBytes = snapshotHeader
+
+// DecodeSnapshotHeader reads a snapshot's beginning: all but the entries. The
+// checksum is at the other end, so what it says is not to be trusted far.
+func DecodeSnapshotHeader(b []byte) (Snapshot, error) {
+	s, _, err := decodeHeader(b)
+	return s, err
+}
+
+func decodeHeader(b []byte) (s Snapshot, entries uint64, err error) {
+	if len(b) < snapshotHeader || string(b[:4]) != snapshotMagic {
+		return s, 0, fmt.Errorf("%w: %d bytes are no snapshot", ErrCorrupt, len(b))
+	}
+	if v := binary.BigEndian.Uint32(b[4:]); v != snapshotVersion<<16 {
+		return s, 0, fmt.Errorf("%w: snapshot version %d, this program reads %d", ErrCorrupt, v>>16, snapshotVersion)
+	}
+	s = Snapshot{
+		Cluster: base64.RawURLEncoding.EncodeToString(b[8:24]),
+		Number:  int64(binary.BigEndian.Uint64(b[24:])),
+		Line:    binary.BigEndian.Uint64(b[32:]),
+		Taken:   time.UnixMilli(int64(binary.BigEndian.Uint64(b[40:]))),
+	}
+	return s, binary.BigEndian.Uint64(b[48:]), nil
+}
+
+// DecodeSnapshot reads what Encode wrote. The entries share b. ErrCorrupt.
 func DecodeSnapshot(b []byte) (Snapshot, error) {
 	bad := func(what string) (Snapshot, error) {
 		return Snapshot{}, fmt.Errorf("%w: snapshot of %d bytes: %s", ErrCorrupt, len(b), what)
@@ -110,11 +140,9 @@ func DecodeSnapshot(b []byte) (Snapshot, error) {
 	if len(b) < snapshotHeader+snapshotTrailer {
 		return bad("too short")
 	}
-	if string(b[:4]) != snapshotMagic {
-		return bad("not a snapshot")
-	}
-	if v := binary.BigEndian.Uint32(b[4:]); v != snapshotVersion<<16 {
-		return Snapshot{}, fmt.Errorf("snapshot version %d, this program reads %d", v>>16, snapshotVersion)
+	s, count, err := decodeHeader(b)
+	if err != nil {
+		return Snapshot{}, err
 	}
 	end := len(b) - 4
 	if want, got := binary.BigEndian.Uint32(b[end:]), crc32.Checksum(b[:end], castagnoli); want != got {
@@ -124,12 +152,6 @@ func DecodeSnapshot(b []byte) (Snapshot, error) {
 	if sha256.Sum256(body) != [sha256.Size]byte(b[len(b)-snapshotTrailer:end]) {
 		return bad("the sum of its entries is wrong")
 	}
-	s := Snapshot{
-		Cluster: base64.RawURLEncoding.EncodeToString(b[8:24]),
-		Number:  int64(binary.BigEndian.Uint64(b[24:])),
-		Taken:   time.UnixMilli(int64(binary.BigEndian.Uint64(b[32:]))),
-	}
-	count := binary.BigEndian.Uint64(b[40:])
 	if count > uint64(len(body)/snapshotEntry) || s.Number < 0 {
 		return bad(fmt.Sprintf("%d entries, number %d", count, s.Number))
 	}
@@ -165,10 +187,10 @@ func kept(key string) bool {
 func (c *Catalog) Snapshot(ctx context.Context) (Snapshot, error) {
 	for attempt := 1; ; attempt++ {
 		s := Snapshot{Cluster: c.cluster, Taken: time.UnixMilli(c.cfg.Now().UnixMilli())}
-		base := int64(0)
+		var from origin
 		rev, err := c.store.Scan(ctx, root, func(kv meta.KV) (err error) {
 			if kv.Key == keySnapshotBase {
-				base, err = decodeInt("snapshot base", kv.Value)
+				from, err = decodeOrigin(kv.Value)
 			}
 			if kept(kv.Key) {
 				s.Entries = append(s.Entries, Entry{kv.Key, kv.Value})
@@ -181,26 +203,55 @@ func (c *Catalog) Snapshot(ctx context.Context) (Snapshot, error) {
 		if err != nil {
 			return Snapshot{}, fmt.Errorf("take snapshot of the catalog: %w", err)
 		}
-		s.Number = base + rev
+		s.Number, s.Line = from.base+rev, from.line
 		return s, nil
 	}
 }
 
-// SnapshotNumber is the number that a snapshot of now would have.
-func (c *Catalog) SnapshotNumber(ctx context.Context) (int64, error) {
+// origin is where a restored store began.
+type origin struct {
+	base int64 // number of the snapshot
+	line uint64
+}
+
+func encodeOrigin(o origin) []byte {
+	e := newEncoder()
+	e.i64(o.base)
+	e.i64(int64(o.line))
+	return e.bytes()
+}
+
+func decodeOrigin(b []byte) (origin, error) {
+	d := newDecoder("snapshot base", b)
+	o := origin{base: d.i64(), line: uint64(d.i64())}
+	if o.base < 0 {
+		d.bad = true
+	}
+	return o, d.done()
+}
+
+// Outdated returns nil if the catalog holds all that the newest snapshot in the
+// bucket holds, and why not otherwise: the snapshot is of the catalog's own line
+// and has a number that the catalog has not reached, or it is of another line and
+// not the one that this began with.
+func (c *Catalog) Outdated(ctx context.Context, newest Snapshot) (why, err error) {
 	found, rev, err := c.store.Get(ctx, keySnapshotBase)
 	if err != nil {
-		return 0, fmt.Errorf("read snapshot number: %w", err)
+		return nil, fmt.Errorf("read snapshot number: %w", err)
 	}
-	kv, ok := found[keySnapshotBase]
-	if !ok {
-		return rev, nil
+	var from origin
+	if kv, ok := found[keySnapshotBase]; ok {
+		if from, err = decodeOrigin(kv.Value); err != nil {
+			return nil, fmt.Errorf("read snapshot number: %w", err)
+		}
 	}
-	base, err := decodeInt("snapshot base", kv.Value)
-	if err != nil {
-		return 0, fmt.Errorf("read snapshot number: %w", err)
+	switch {
+	case newest.Line == from.line && newest.Number > from.base+rev:
+		return fmt.Errorf("snapshot %d is newer than the metadata, which is at %d", newest.Number, from.base+rev), nil
+	case newest.Line != from.line && newest.Number > from.base:
+		return fmt.Errorf("snapshot %d is newer than snapshot %d, from which the metadata was restored", newest.Number, from.base), nil
 	}
-	return base + rev, nil
+	return nil, nil
 }
 
 // restoreBatch is how many keys one transaction of a restore writes.
@@ -264,5 +315,25 @@ func Restore(ctx context.Context, store meta.Store, s Snapshot) error {
 			return err
 		}
 	}
-	return write([]meta.Op{meta.Put(keySnapshotBase, encodeInt(s.Number)), meta.Put(last.Key, last.Value)})
+	var line [8]byte
+	rand.Read(line[:])
+	from := origin{base: s.Number, line: binary.BigEndian.Uint64(line[:])}
+	return write([]meta.Op{meta.Put(keySnapshotBase, encodeOrigin(from)), meta.Put(last.Key, last.Value)})
+}
+
+// Epochs returns the newest epoch of each broker that ever registered, read now.
+func (c *Catalog) Epochs(ctx context.Context) (map[int32]int64, error) {
+	newest := map[int32]int64{}
+	if _, err := c.store.Scan(ctx, prefixFence, func(kv meta.KV) error {
+		broker, rest, ok := parseNumbered(kv.Key[len(prefixFence):])
+		epoch, err := strconv.ParseInt(rest, 10, 64)
+		if !ok || err != nil || broker != int64(int32(broker)) {
+			return fmt.Errorf("%w: key %q", ErrCorrupt, kv.Key)
+		}
+		newest[int32(broker)] = max(newest[int32(broker)], epoch)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read epochs: %w", err)
+	}
+	return newest, nil
 }

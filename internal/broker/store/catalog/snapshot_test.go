@@ -50,7 +50,7 @@ func golden(t *testing.T, name string, got []byte) {
 func aSnapshot() Snapshot {
 	id := [16]byte{1, 2, 3}
 	return Snapshot{
-		Cluster: base64.RawURLEncoding.EncodeToString(id[:]), Number: 77, Taken: time.UnixMilli(1_700_000_000_123),
+		Cluster: base64.RawURLEncoding.EncodeToString(id[:]), Number: 77, Line: 0xfedcba9876543210, Taken: time.UnixMilli(1_700_000_000_123),
 		Entries: []Entry{
 			{keyCluster, encodeCluster(id)},
 			{fenceKey(1, 2), encodeFence(aFence)},
@@ -130,6 +130,7 @@ func FuzzSnapshot(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = DecodeSnapshotHeader(b)
 		if len(b) >= snapshotHeader+snapshotTrailer {
 			seal(b) // what has no right sums is refused before anything is looked at
 		}
@@ -184,9 +185,15 @@ func TestSnapshotAndRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := c.SnapshotNumber(t.Context()); err != nil || n != s.Number {
-		t.Errorf("number %d, want %d: %v", n, s.Number, err)
+	outdated := func(c *Catalog, newest Snapshot, want bool) {
+		t.Helper()
+		if why, err := c.Outdated(t.Context(), newest); err != nil || (why != nil) != want {
+			t.Errorf("by %d: %v, %v", newest.Number, why, err)
+		}
 	}
+	outdated(c, s, false)
+	outdated(c, Snapshot{Number: s.Number + 1}, true)      // an old copy of the store's files
+	outdated(c, Snapshot{Number: s.Number, Line: 1}, true) // not restored at all
 	b, err := s.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -214,12 +221,13 @@ func TestSnapshotAndRestore(t *testing.T) {
 		t.Errorf("cluster %s with %d topics", r.ClusterID(), len(r.Topics()))
 	}
 	later, err := r.Snapshot(t.Context())
-	if err != nil || later.Number <= s.Number || later.Sum() != s.Sum() {
-		t.Errorf("number %d after %d, %v", later.Number, s.Number, err)
+	if err != nil || later.Number <= s.Number || later.Sum() != s.Sum() || later.Line == s.Line {
+		t.Errorf("number %d of line %d after %d, %v", later.Number, later.Line, s.Number, err)
 	}
-	if n, err := r.SnapshotNumber(t.Context()); err != nil || n != later.Number {
-		t.Errorf("number %d, want %d: %v", n, later.Number, err)
-	}
+	outdated(r, s, false)
+	outdated(r, later, false)
+	outdated(r, Snapshot{Number: s.Number + 1}, true) // the line before went further
+	outdated(c, later, true)                          // the line before comes back
 	if _, err := r.CreateTopic(t.Context(), Topic{Name: "new", Partitions: 1}); err != nil {
 		t.Fatal(err)
 	}

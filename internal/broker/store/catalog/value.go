@@ -52,7 +52,11 @@ func (d *decoder) u32() uint32 { return binary.BigEndian.Uint32(d.take(4)) }
 func (d *decoder) i32() int32  { return int32(d.u32()) }
 func (d *decoder) i64() int64  { return int64(binary.BigEndian.Uint64(d.take(8))) }
 func (d *decoder) str() string { return string(d.take(d.list(1))) }
-func (d *decoder) flag() bool  { return d.u8() == 1 }
+func (d *decoder) flag() bool {
+	v := d.u8()
+	d.bad = d.bad || v > 1
+	return v == 1
+}
 func (d *decoder) topic() (id TopicID) {
 	copy(id[:], d.take(len(id)))
 	return id
@@ -108,9 +112,13 @@ func decodeTopic(b []byte) (Topic, error) {
 	t := Topic{Name: d.str(), Partitions: d.i32(), Internal: d.flag(), Created: d.i64()}
 	n := d.list(8)
 	t.Config = make(map[string]string, n)
-	for range n {
+	last := ""
+	for i := range n {
 		k := d.str()
-		t.Config[k] = d.str()
+		if i > 0 && k <= last {
+			d.bad = true
+		}
+		t.Config[k], last = d.str(), k
 	}
 	if t.Partitions < 0 || t.Partitions > MaxPartitions {
 		d.bad = true
