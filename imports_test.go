@@ -33,6 +33,7 @@ var law = map[string][]string{
 	"internal/broker/store/catalog": {"internal/base/meta", "run"},
 	"internal/broker/store/write":   {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/wal", "internal/broker/store/catalog", "internal/base/blob", "internal/base/meta", "run"},
 	"internal/broker/store/read":    {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/base/blob", "internal/base/meta", "run"},
+	"internal/broker/store/inspect": {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/broker/store/read", "internal/base/blob", "internal/base/meta", "internal/base/disk", "run"},
 	"internal/broker/partition":     {"internal/broker/batch", "internal/broker/store/wal", "internal/broker/store/read", "internal/broker/store/catalog", "run"},
 	"internal/broker/cluster":       {"internal/broker/store/catalog", "internal/base/meta", "run"},
 	"internal/broker/front/auth":    {"internal/broker/store/catalog", "run"},
@@ -56,7 +57,7 @@ var law = map[string][]string{
 	"internal/demo": {"run"}, // an application: it knows Looptape by its ports only
 	"internal/web":  {"internal/loop/event", "internal/loop/stream", "internal/loop/view", "internal/loop/gate", "internal/loop/govern", "run"},
 	"internal/app":  {"internal", "contract", "docs"},
-	"cmd/looptape":  {"internal/app", "internal/demo", "docs", "internal/base/run", "internal/loop/gate", "internal/loop/event"},
+	"cmd/looptape":  {"internal/app", "internal/demo", "docs", "internal/base", "internal/broker/store/inspect", "internal/broker/store/catalog", "internal/loop/gate", "internal/loop/event"},
 	"test":          {"internal", "test", "contract", "cmd"},
 }
 
