@@ -62,14 +62,15 @@ func (b Batch) checkRecords() error {
 	return nil
 }
 
-// HasKeys reports whether every record of an uncompressed batch has a key. A
-// compressed batch is not looked into and passes.
+// HasKeys reports whether every record has a key. Records that can't be read
+// have none.
 func (b Batch) HasKeys() bool {
-	if b.Compression() != 0 {
-		return true
+	body, err := b.Body()
+	if err != nil {
+		return false
 	}
 	keyed := true
-	err := b.Records(func(r Record) bool { keyed = r.Key != nil; return keyed })
+	err = WalkRecords(body, b.Count(), func(r Record) bool { keyed = r.Key != nil; return keyed })
 	return err == nil && keyed
 }
 
