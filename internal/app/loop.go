@@ -135,10 +135,14 @@ func (a *App) build(ctx context.Context) (*parts, error) {
 		return fail(err)
 	}
 	closers = append(closers, tables.Close)
-	pages, err := web.New(web.Config{
+	cfg := web.Config{
 		View: tables, Log: client, Claims: claims, Collect: collector.Handler(), Metrics: a.metricsHandler(), Ready: a.readyErr,
 		Gate: gates.Status, OTLP: a.Addresses().OTLPHTTP, Version: a.cfg.Version, Logger: a.log.With("part", "web"),
-	})
+	}
+	if a.tape != nil {
+		cfg.Storage, cfg.Catalog = func() any { return a.tape.Storage() }, a.tape.CatalogSnapshot
+	}
+	pages, err := web.New(cfg)
 	if err != nil {
 		return fail(err)
 	}

@@ -72,6 +72,8 @@ type Store struct {
 	log     *slog.Logger
 	files   disk.FS
 	blobs   blob.Store
+	calls   *blob.Counters // of blobs
+	since   time.Time      // when it was opened
 	meta    meta.Store
 	catalog *catalog.Catalog
 	writer  *catalog.Writer
@@ -149,7 +151,9 @@ type Parts struct {
 // OpenStore is openStore on given parts. The caller holds the broker's lock.
 func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger) (_ *Store, err error) {
 	began := time.Now()
-	e := &Store{cfg: cfg.withDefaults(), log: log, files: on.Files, blobs: on.Blobs, meta: on.Meta}
+	e := &Store{cfg: cfg.withDefaults(), log: log, files: on.Files, meta: on.Meta, since: began}
+	on.Blobs, e.calls = blob.Counted(on.Blobs)
+	e.blobs = on.Blobs
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(e.closers))
@@ -229,7 +233,7 @@ func (e *Store) retry(ctx context.Context, what string, fn func() error) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		err := fn()
 		switch {
-		case err == nil, ctx.Err() != nil, errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrBadKey), errors.Is(err, blob.ErrRange),
+		case err == nil, ctx.Err() != nil, errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrRefused), errors.Is(err, blob.ErrBadKey), errors.Is(err, blob.ErrRange),
 			errors.Is(err, object.ErrCorrupt), errors.Is(err, partition.ErrUnknownPartition), errors.Is(err, meta.ErrClosed):
 			return err
 		}

@@ -57,6 +57,12 @@ type Config struct {
 	Ready   func() error // why the process cannot serve yet; nil: it always can
 	Version string
 
+	// Storage describes the tape's store as this process sees it, and Catalog is
+	// a snapshot of what the store holds, for the storage commands. nil: this
+	// process has no tape.
+	Storage func() any
+	Catalog func(ctx context.Context) ([]byte, error)
+
 	// Gate is the running gate's own word on a release, for one that has left no
 	// evidence on the log yet. nil: such a release is not known.
 	Gate func(tenant, release string) (event.GateStatus, bool, error)
@@ -134,6 +140,8 @@ func (s *Server) Handler() http.Handler {
 	get("/v1/releases/{release}", s.release)
 	get("/v1/stream/recent", s.recent)
 	get("/v1/quarantine", s.quarantine)
+	get("/v1/storage", s.storage)
+	api.HandleFunc("GET /v1/storage/catalog", s.storageCatalog)
 	api.HandleFunc("GET /v1/live", s.serveLive)
 	api.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) { s.noRoute(w, r, api) })
 
