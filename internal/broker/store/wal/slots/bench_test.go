@@ -24,7 +24,7 @@ func BenchmarkAppend(b *testing.B) {
 
 func benchAppend(b *testing.B, callers, bytes int) {
 	const putTime = 5 * time.Millisecond
-	store := &forgetful{blobmem.New(), putTime}
+	store := &forgetful{Store: blobmem.New(), delay: putTime}
 	l, err := Open(b.Context(), Config{Store: store, Prefix: testPrefix, Broker: 1, Epoch: 7, Conditional: true})
 	if err != nil {
 		b.Fatal(err)
@@ -86,7 +86,8 @@ func benchAppend(b *testing.B, callers, bytes int) {
 	s := l.Requests()
 	b.ReportMetric(float64(p99.Microseconds())/1e3, "p99-ms")
 	b.ReportMetric(float64(s.WrittenBytes)/float64(s.Commits)/(1<<20), "MiB/put")
-	if limit := 3 * (50*time.Millisecond + putTime) / 2; p99 > limit && b.N > 100 {
+	slices.Sort(store.took)
+	if limit := 3 * (50*time.Millisecond + store.took[len(store.took)*99/100]) / 2; p99 > limit && b.N > 100 {
 		b.Errorf("99 %% are acknowledged within %v, the bound is %v", p99, limit)
 	}
 }
@@ -114,6 +115,8 @@ func trimAlways(l *Log) (stop func()) {
 type forgetful struct {
 	*blobmem.Store
 	delay time.Duration
+	mu    sync.Mutex
+	took  []time.Duration
 }
 
 func (s *forgetful) Put(_ context.Context, _ string, body io.ReaderAt, size int64) error {
@@ -127,5 +130,8 @@ func (s *forgetful) Put(_ context.Context, _ string, body io.ReaderAt, size int6
 		off += int64(n)
 	}
 	time.Sleep(s.delay - time.Since(began))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.took = append(s.took, time.Since(began))
 	return nil
 }

@@ -57,11 +57,15 @@ func read(ctx context.Context, store blob.Store, of series, r *Recovered, fn fun
 	g := run.New(ctx)
 	// Ahead of the decoder run a few readers, each with one slot; ahead keeps them
 	// in order and bounds their number.
-	ahead := make(chan chan []byte, readers-1)
+	type fetched struct {
+		slot []byte
+		err  error
+	}
+	ahead := make(chan chan fetched, readers-1)
 	g.Go("wal-read-ahead", func(ctx context.Context) error {
 		defer close(ahead)
 		for seq := r.from; seq < r.End; seq++ {
-			slot := make(chan []byte, 1)
+			slot := make(chan fetched, 1)
 			select {
 			case ahead <- slot:
 			case <-ctx.Done():
@@ -69,10 +73,8 @@ func read(ctx context.Context, store blob.Store, of series, r *Recovered, fn fun
 			}
 			g.Go("wal-read", func(ctx context.Context) error {
 				b, err := fetch(ctx, store, of.key(seq))
-				if err == nil {
-					slot <- b
-				}
-				return err
+				slot <- fetched{b, err} // the decoder fails, when it gets there
+				return nil
 			})
 		}
 		return nil
@@ -80,8 +82,11 @@ func read(ctx context.Context, store blob.Store, of series, r *Recovered, fn fun
 	g.Go("wal-decode", func(ctx context.Context) error {
 		for slot := range ahead {
 			select {
-			case b := <-slot:
-				if err := r.add(b, of, fn); err != nil {
+			case f := <-slot:
+				if f.err != nil {
+					return f.err
+				}
+				if err := r.add(f.slot, of, fn); err != nil {
 					return err
 				}
 			case <-ctx.Done():
@@ -92,7 +97,7 @@ func read(ctx context.Context, store blob.Store, of series, r *Recovered, fn fun
 	})
 	err := g.Wait()
 	if err == nil && int64(len(r.slots)) != r.End-r.from {
-		err = context.Cause(ctx) // it ended before the last slot
+		err = fmt.Errorf("ended after %d of %d slots: %w", len(r.slots), r.End-r.from, context.Cause(ctx))
 	}
 	return err
 }

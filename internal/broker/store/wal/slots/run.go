@@ -66,8 +66,9 @@ func (l *Log) loop(ctx context.Context, g *run.Group) error {
 			}
 		case err = <-l.checked:
 			if err == nil {
-				l.publish(l.checking)
+				n := l.checking
 				l.checking = 0
+				l.publish(n, g)
 				l.settle(g)
 			}
 		case <-ticks(drain):
@@ -174,7 +175,7 @@ func (l *Log) settle(g *run.Group) {
 	switch {
 	case n == 0 || l.checking > 0:
 	case l.cfg.Conditional && conditional(l.cfg.Store):
-		l.publish(n)
+		l.publish(n, g)
 	default:
 		l.checking = n
 		g.Go("wal-check", func(ctx context.Context) error {
@@ -201,8 +202,9 @@ func (l *Log) stillMine(ctx context.Context) error {
 	}
 }
 
-// publish tells everybody that the first n slots in flight are durable.
-func (l *Log) publish(n int) {
+// publish tells everybody that the first n slots in flight are durable. What waits
+// is put before the callers are told: the one takes longer than the other.
+func (l *Log) publish(n int, g *run.Group) {
 	ready := l.flight[:n:n]
 	l.flight = l.flight[n:]
 	l.mu.Lock()
@@ -219,6 +221,7 @@ func (l *Log) publish(n int) {
 	l.stats.InFlight = len(l.flight)
 	l.letIn()
 	l.mu.Unlock()
+	l.start(g)
 	// True now: whoever recovers this epoch reads every record of these slots.
 	for _, s := range ready {
 		for i, r := range s.recs {

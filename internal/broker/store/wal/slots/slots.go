@@ -201,6 +201,7 @@ type placed struct {
 
 // Open opens the log for a new epoch and starts nothing. The epoch must not have
 // slots: wal.ErrEpoch, when the metadata that gave it out has gone back in time.
+// Failures of the store are waited out until ctx ends.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
 	cfg = cfg.withDefaults()
 	of := series{cfg.Prefix, cfg.Broker, cfg.Epoch}
@@ -240,9 +241,21 @@ func open(ctx context.Context, cfg Config, of series) error {
 	if err := blob.CheckKey(of.key(1)); err != nil {
 		return err
 	}
-	return cfg.Store.List(ctx, of.dir(), func(i blob.Info) error {
-		return fmt.Errorf("%w: %d has %s already", wal.ErrEpoch, cfg.Epoch, i.Key)
+	taken := ""
+	err := patiently(ctx, func(ctx context.Context) error {
+		err := cfg.Store.List(ctx, of.dir(), func(i blob.Info) error {
+			taken = i.Key
+			return wal.ErrEpoch // it ends the listing
+		})
+		if taken != "" {
+			err = nil
+		}
+		return err
 	})
+	if taken != "" {
+		return fmt.Errorf("%w: %d has %s already", wal.ErrEpoch, cfg.Epoch, taken)
+	}
+	return err
 }
 
 // conditional tells whether the store, as far as it knows itself, creates only.
