@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"sync"
+	"time"
 
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 )
@@ -16,6 +17,7 @@ type stream struct {
 	window int64 // bytes
 	asked  int64 // what lies below this offset has been asked for
 	ahead  int64 // bytes of the partition in [next, asked)
+	read   time.Time
 }
 
 type streamKey struct {
@@ -58,6 +60,17 @@ func (s *streams) put(x *stream) {
 	}
 }
 
+// going counts the streams that went on within the last second; more than 64 are
+// as good as 64.
+func (s *streams) going() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := s.order.Front(); e != nil && n < 64 && time.Since(e.Value.(*stream).read) < time.Second; e = e.Next() {
+		n++
+	}
+	return n
+}
+
 // follow plans what the reader that just read q may want next.
 func (r *Reader) follow(q Query, res *Result, s *stream) {
 	if s == nil {
@@ -76,6 +89,7 @@ func (r *Reader) follow(q Query, res *Result, s *stream) {
 	if r.cfg.Ahead > 0 && s.ahead <= s.window/2 && s.window > 0 {
 		r.plan(s)
 	}
+	s.read = time.Now()
 	r.streams.put(s)
 }
 
@@ -83,7 +97,11 @@ func (r *Reader) follow(q Query, res *Result, s *stream) {
 // nothing: where an index is not in memory, that is asked for and the next read
 // goes on.
 func (r *Reader) plan(s *stream) {
-	left := r.blocks.reserve(s.window - s.ahead)
+	most := min(s.window, r.blocks.mostAhead()/int64(r.streams.going()+1)) - s.ahead
+	if s.ahead == 0 {
+		most = max(most, 4*int64(r.cfg.ChunkBytes)) // a chunk or two, however many there are
+	}
+	left := r.blocks.reserve(most)
 	defer func() { r.blocks.unreserve(left) }()
 	p := s.key.partition
 	all := r.catalog.Extents(p)
@@ -96,7 +114,7 @@ func (r *Reader) plan(s *stream) {
 		lo, hi := ix.partition(p)
 		for i := ix.from(lo, hi, s.asked); i < hi && ix.Blocks[i].Base < x.End; i++ {
 			run, at := chunk(ix.Blocks, ix.blocks, i)
-			size := int64(runBytes(run))
+			size := int64(roundUp(runBytes(run)))
 			if !r.blocks.has(chunkKey{x.Object.Name, run[0].Pos}) {
 				if size > left || !r.ask(r.later, job{object: x.Object, at: i, ahead: size}) {
 					return
@@ -123,7 +141,7 @@ type job struct {
 	object *catalog.Object
 	index  bool
 	at     int   // block
-	ahead  int64 // bytes reserved in the cache; 0: somebody wants it now
+	ahead  int64 // bytes reserved in the cache; 0: none are yet, somebody waits for it
 	class  Class
 }
 
@@ -160,7 +178,13 @@ func (r *Reader) do(ctx context.Context, j job) {
 		r.blocks.unreserve(j.ahead)
 		return
 	}
-	b, _, err := r.chunk(ctx, j.object, ix, j.at, wants{class: class, ahead: j.ahead})
+	waited := j.ahead
+	if waited == 0 {
+		entries, _ := chunk(ix.Blocks, ix.blocks, j.at)
+		waited = int64(roundUp(runBytes(entries)))
+		r.blocks.unreserve(-waited)
+	}
+	b, _, err := r.chunk(ctx, j.object, ix, j.at, wants{class: class, ahead: waited})
 	if err != nil {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // cache keeps chunks up to a bound in bytes: what it holds, what it no longer
@@ -16,6 +17,9 @@ import (
 // single passes. The second list is bounded to one half; what it pushes out goes
 // back to the front of the first.
 //
+// Chunks lie outside of the heap. Whoever has one pinned may use its bytes, and
+// nobody may after release.
+//
 // Guarded by one mutex, which is not held while a chunk loads.
 type cache struct {
 	mu     sync.Mutex
@@ -23,7 +27,7 @@ type cache struct {
 	size   int64 // of chunks, in the lists or in use
 	hotMax int64
 	hot    int64
-	ahead  int64 // of chunks read ahead, or asked for, that nobody wanted yet
+	ahead  int64 // of chunks read for a reader that has not come yet, or asked for
 	once   ring  // newest at the front
 	many   ring
 	chunks map[chunkKey]*cached
@@ -47,7 +51,8 @@ type cached struct {
 	// guarded by cache.mu
 	refs       int // readers, plus one for the cache
 	weight     int64
-	ahead      int64 // bytes counted in cache.ahead
+	ahead      int64 // bytes counted in cache.ahead: it is still waited for
+	loaded     time.Time
 	listed     bool
 	hot        bool
 	served     []int64 // of each block the highest offset a reader started from, plus 1
@@ -71,7 +76,7 @@ type want struct {
 	size   int
 	blocks int
 	must   bool  // rather pass the bound than fail with errNoRoom
-	ahead  int64 // read ahead: bytes already counted in cache.ahead
+	ahead  int64 // for a reader that comes later: bytes already counted in cache.ahead
 }
 
 // get returns the chunk, pinned until release, and whether it was there. If it
@@ -131,14 +136,16 @@ func (c *cache) load(w want, load func(*cached) error) (*cached, bool, error) {
 		c.mu.Unlock()
 		return nil, false, errNoRoom
 	}
-	b := &cached{key: w.key, ready: make(chan struct{}), refs: 2, listed: true, ahead: w.ahead, extra: !ok, served: make([]int64, w.blocks)}
+	b := &cached{key: w.key, ready: make(chan struct{}), refs: 2, listed: true, ahead: w.ahead, extra: !ok, loaded: time.Now(), served: make([]int64, w.blocks)}
 	b.weight = int64(max(cap(buf), roundUp(w.size)))
 	c.chunks[w.key] = b
 	c.once.pushFront(b)
 	c.size += b.weight
 	c.mu.Unlock()
-	if buf == nil {
-		buf = make([]byte, w.size, roundUp(w.size))
+	if buf == nil && small(w.size) {
+		buf = make([]byte, w.size)
+	} else if buf == nil {
+		buf = memory(roundUp(w.size))[:w.size]
 	}
 	b.bytes = buf
 	if b.err = load(b); b.err != nil {
@@ -190,12 +197,21 @@ func (c *cache) peek(key chunkKey) *cached {
 	return b
 }
 
-// reserve takes up to n bytes, in proportion to what is left, of what may be read
-// ahead for all readers together.
+// mostAhead is what may be read ahead for all readers together.
+func (c *cache) mostAhead() int64 { return c.max * 3 / 8 }
+
+// reserve takes up to n bytes of it.
 func (c *cache) reserve(n int64) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n = min(n, (c.max*3/8-c.ahead)/2)
+	most := c.mostAhead()
+	for b := c.once.root.prev; b != &c.once.root && c.ahead+n > most; {
+		old := b
+		if b = b.prev; old.ahead > 0 && old.refs == 1 && time.Since(old.loaded) > stale {
+			c.drop(old) // its reader went away
+		}
+	}
+	n = min(n, most-c.ahead)
 	if n <= 0 {
 		return 0
 	}
@@ -251,15 +267,36 @@ func (c *cache) room(n int) (buf []byte, ok bool) {
 		if c.free.shrink() {
 			continue // of no use for this one
 		}
-		victim := c.once.idle()
-		if victim == nil {
-			victim = c.many.idle()
-		}
+		victim := c.victim()
 		if victim == nil {
 			return nil, false
 		}
 		c.drop(victim)
 	}
+}
+
+// stale is how long a chunk that was read for somebody is kept for him.
+const stale = 5 * time.Second
+
+// victim is the chunk to give up next: the oldest that no answer uses, those that
+// were read for somebody who has not come yet after all others.
+func (c *cache) victim() *cached {
+	var waited *cached
+	for b := c.once.root.prev; b != &c.once.root; b = b.prev {
+		switch {
+		case b.refs > 1:
+		case b.ahead == 0 || time.Since(b.loaded) > stale:
+			return b
+		case waited == nil:
+			waited = b
+		}
+	}
+	for b := c.many.root.prev; b != &c.many.root; b = b.prev {
+		if b.refs == 1 {
+			return b
+		}
+	}
+	return waited
 }
 
 // drop takes a chunk out of the lists, and its reference.
@@ -278,8 +315,10 @@ func (c *cache) unref(b *cached) {
 	b.refs--
 	if b.refs == 0 {
 		c.size -= b.weight
-		if c.size+c.free.size+int64(cap(b.bytes)) <= c.max {
-			c.free.put(b.bytes)
+		switch {
+		case small(cap(b.bytes)): // of the heap
+		case c.size+c.free.size+int64(cap(b.bytes)) > c.max || !c.free.put(b.bytes):
+			unmap(b.bytes)
 		}
 		b.bytes = nil
 	}
@@ -307,16 +346,6 @@ func (l *ring) back() *cached {
 	return nil
 }
 
-// idle returns the oldest that only the cache refers to.
-func (l *ring) idle() *cached {
-	for b := l.root.prev; b != &l.root; b = b.prev {
-		if b.refs == 1 {
-			return b
-		}
-	}
-	return nil
-}
-
 func (b *cached) unlink() {
 	b.prev.next, b.next.prev = b.next, b.prev
 	b.prev, b.next = nil, nil
@@ -332,8 +361,11 @@ type buffers struct {
 // bufferStep is the unit of memory of all but small chunks, which are not kept.
 const bufferStep = 64 << 10
 
+// small says that a buffer of n bytes is not worth keeping.
+func small(n int) bool { return n <= bufferStep/2 }
+
 func roundUp(n int) int {
-	if n <= bufferStep/2 {
+	if small(n) {
 		return n
 	}
 	return (n + bufferStep - 1) / bufferStep * bufferStep
@@ -341,7 +373,7 @@ func roundUp(n int) int {
 
 // take returns a buffer of n bytes that wastes at most half, or nil.
 func (f *buffers) take(n int) []byte {
-	if n <= bufferStep/2 {
+	if small(n) {
 		return nil
 	}
 	for i := len(f.free) - 1; i >= 0; i-- {
@@ -354,12 +386,14 @@ func (f *buffers) take(n int) []byte {
 	return nil
 }
 
-func (f *buffers) put(b []byte) {
-	if cap(b) < bufferStep || f.size+int64(cap(b)) > f.max {
-		return
+// put keeps a buffer if there is room.
+func (f *buffers) put(b []byte) bool {
+	if f.size+int64(cap(b)) > f.max {
+		return false
 	}
 	f.size += int64(cap(b))
 	f.free = append(f.free, b)
+	return true
 }
 
 // shrink lets the oldest buffer go, if there is one.
@@ -368,6 +402,7 @@ func (f *buffers) shrink() bool {
 		return false
 	}
 	f.size -= int64(cap(f.free[0]))
+	unmap(f.free[0])
 	f.free[0] = nil
 	f.free = f.free[1:]
 	return true

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package read
+
+func memory(n int) []byte { return make([]byte, n) }
+func unmap([]byte)        {}
