@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/looptape/looptape/internal/base/meta"
@@ -140,6 +141,9 @@ type Catalog struct {
 	// readsBegun counts full reads, readsDone is the number of the last that was
 	// done.
 	readsBegun, readsDone int64
+
+	unknown atomic.Int64 // transactions repeated
+	full    atomic.Bool  // the store has no space
 }
 
 // Open reads the whole catalog at one revision, creating the cluster's id in an
@@ -185,33 +189,5 @@ func (c *Catalog) openCluster(ctx context.Context) error {
 		if err != nil && !errors.Is(err, meta.ErrUnknown) {
 			return fmt.Errorf("create cluster id: %w", err)
 		}
-	}
-}
-
-// txn runs t until its outcome is known: an unknown one is repeated byte for
-// byte. The answer of a repetition may be "compare failed" because the first
-// attempt was applied; callers look at Else.
-func (c *Catalog) txn(ctx context.Context, t meta.Txn) (meta.TxnResult, error) {
-	pause := 10 * time.Millisecond
-	for {
-		res, err := c.store.Txn(ctx, t)
-		if !errors.Is(err, meta.ErrUnknown) {
-			return res, err
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return res, fmt.Errorf("outcome of a transaction is still unknown: %w", errors.Join(meta.ErrUnknown, err))
-		}
-		pause = min(2*pause, time.Second)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
