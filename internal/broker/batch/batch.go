@@ -187,7 +187,7 @@ func (b Batch) CheckCRC() error {
 
 // sumFrom is the size from which it is cheaper to derive a batch's checksum than
 // to compute it.
-const sumFrom = 32 << 10
+const sumFrom = 16 << 10
 
 // Sum is the CRC-32C of all bytes of a large batch whose own CRC is right, which
 // covers everything from the attributes on and is not computed again; 0 for a

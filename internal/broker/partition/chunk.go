@@ -3,6 +3,8 @@ package partition
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/looptape/looptape/internal/base/pages"
 )
 
 // A chunk is a piece of the memory in which the newest batches lie, one after
@@ -10,7 +12,8 @@ import (
 // holds a reference; with the last one the chunk is used again.
 type chunk struct {
 	mem   []byte
-	used  int // guarded by arena.mu while the chunk is open
+	run   *pages.Run // whose bytes mem is; nil: of its own
+	used  int        // guarded by arena.mu while the chunk is open
 	refs  atomic.Int32
 	arena *arena // nil: made for one append, and not used again
 }
@@ -25,9 +28,9 @@ func (c *chunk) unref(n int32) {
 }
 
 // An arena hands out chunk memory. Fresh memory is dear (its first touch costs
-// more than a copy) and a heap that grows and shrinks by whole batches keeps the
-// collector busy; so chunks are kept and used again. What may be in use at a time
-// is bounded by the room that callers have passed before.
+// more than a copy), so chunks are kept and used again, and they lie outside of
+// the heap, whose size the collector would double for them. What may be in use at
+// a time is bounded by the room that callers have passed before.
 type arena struct {
 	bytes int // of a chunk
 
@@ -68,7 +71,8 @@ func (a *arena) next() *chunk {
 		a.open, a.free[n-1] = a.free[n-1], nil
 		a.free = a.free[:n-1]
 	} else {
-		a.open = &chunk{mem: make([]byte, a.bytes), arena: a}
+		run := pages.New(a.bytes)
+		a.open = &chunk{mem: run.Bytes, run: run, arena: a}
 	}
 	a.open.used = 0
 	a.open.ref()
@@ -89,16 +93,20 @@ func (a *arena) trim() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	keep := min(len(a.free), max(0, a.peak-a.used))
+	for _, c := range a.free[keep:] {
+		c.mem = nil
+		c.run.Free()
+	}
 	clear(a.free[keep:])
 	a.free = a.free[:keep]
 	a.peak = a.used
 }
 
-// held is the memory that the arena has, in use or not, in bytes.
-func (a *arena) held() int64 {
+// spare tells whether a trim, or two, would let go of something.
+func (a *arena) spare() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return int64(a.used+len(a.free)) * int64(a.bytes)
+	return len(a.free) > 0
 }
 
 // A pin is references to chunks, in the order of use; a chunk that comes several

@@ -447,14 +447,24 @@ func (s *Set) Next(ctx context.Context) (*Cut, error) {
 			s.cutMu.Unlock()
 			return cut, nil
 		}
+		quiet := s.open == nil && s.flushing == 0
 		s.cutMu.Unlock()
-		if err := s.idle(ctx, due); err != nil {
+		if err := s.idle(ctx, due, quiet); err != nil {
 			return nil, err
 		}
 	}
 }
 
-func (s *Set) idle(ctx context.Context, due time.Duration) error {
+// idleAfter is how long nothing has to happen until free memory goes back to the
+// system.
+const idleAfter = 10 * time.Second
+
+// idle waits for a signal or until something is due. With quiet set there is
+// nothing that could become due.
+func (s *Set) idle(ctx context.Context, due time.Duration, quiet bool) error {
+	if quiet && s.arena.spare() {
+		due = idleAfter
+	}
 	var timer <-chan time.Time
 	if due >= 0 {
 		t := time.NewTimer(due)
@@ -464,6 +474,9 @@ func (s *Set) idle(ctx context.Context, due time.Duration) error {
 	select {
 	case <-s.signal:
 	case <-timer:
+		if quiet {
+			s.arena.trim()
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
