@@ -65,6 +65,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regi
 	if b.ln, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
+	cfg.Advertised = b.address() // as other brokers tell it to clients
 	if b.engine, err = openStore(ctx, cfg, log, reg); err != nil {
 		b.ln.Close()
 		return nil, fmt.Errorf("open store: %w", err)
@@ -101,6 +102,14 @@ func registerDepths(reg prometheus.Registerer, c *coord.Coordinator, h *api.Serv
 		reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "looptape_fetch_bytes_in_flight", Help: "Record bytes in fetch replies not yet written."},
 			func() float64 { return float64(h.FetchBytes()) })),
 	)
+}
+
+// address is where other brokers send clients.
+func (b *Broker) address() string {
+	if b.host != "" {
+		return net.JoinHostPort(b.host, strconv.Itoa(int(b.port)))
+	}
+	return b.Addr()
 }
 
 // Addr is where the broker listens, as host:port.

@@ -10,10 +10,15 @@ import (
 
 // Config of a Broker. DefaultConfig has the defaults named here.
 type Config struct {
-	DataDir string // the write-ahead log, the metadata and, by default, the objects
+	DataDir string // the write-ahead log, the metadata and the objects, unless they are elsewhere
 	Blob    string // URL or folder of the object store; default: objects in DataDir
+	Meta    string // file or etcd:// URL of the metadata; default: meta.db in DataDir. With etcd brokers share it
+	WAL     string // where the log is kept: "file" in DataDir, or "object" in the object store; default file, with etcd object
+	// Lease is how long a broker of a cluster may be silent before others take
+	// over. Default 6 s.
+	Lease time.Duration
 
-	NodeID            int32  // this broker's number; default 0
+	NodeID            int32  // this broker's number, one of its own in a cluster; default 0
 	Listen            string // host:port to listen on; default ":9092"; port 0 takes any
 	Advertised        string // host:port clients are told; default: the address they came by
 	Rack              string // told to clients; default none

@@ -4,34 +4,32 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/looptape/looptape/internal/base/blob"
-	"github.com/looptape/looptape/internal/base/blob/bloburl"
 	"github.com/looptape/looptape/internal/base/disk"
 	"github.com/looptape/looptape/internal/base/meta"
-	"github.com/looptape/looptape/internal/base/meta/metalocal"
 	"github.com/looptape/looptape/internal/base/run"
+	"github.com/looptape/looptape/internal/broker/cluster"
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
 	"github.com/looptape/looptape/internal/broker/store/read"
 	"github.com/looptape/looptape/internal/broker/store/wal"
+	"github.com/looptape/looptape/internal/broker/store/wal/slots"
 	"github.com/looptape/looptape/internal/broker/store/write"
 )
 
 // StoreConfig tunes the store. The zero value is the default.
 type StoreConfig struct {
-	Log        wal.Config
+	Log        wal.Config   // of a log in files
+	Slots      slots.Config // of a log in the object store; what it is and where is filled in
 	Partitions partition.Config
 	Read       read.Config
 	Flush      write.Config
@@ -69,7 +67,9 @@ var ErrBehind = errors.New("metadata is older than the object store")
 // top. openStore recovers it, Run keeps it going.
 type Store struct {
 	cfg     StoreConfig
+	on      Parts
 	log     *slog.Logger
+	nonce   [16]byte // of this process
 	files   disk.FS
 	blobs   blob.Store
 	calls   *blob.Counters // of blobs
@@ -79,13 +79,17 @@ type Store struct {
 	writer  *catalog.Writer
 	reader  *read.Reader
 	set     *partition.Set
-	wal     *wal.FileLog
+	wal     wal.Log
 	flusher *write.Flusher
 	jobs    *write.Background
 	sweeper *write.Sweeper // of jobs
 	saver   *write.Snapshotter
 	adopted []catalog.Adopted
-	closers []io.Closer // in the order of opening
+	slots   map[int64]*slots.Recovered // adopted epochs with a log of slots
+	seq     atomic.Int64               // of object names
+	lease   *cluster.Lease             // nil for a process alone
+	member  *cluster.Member            // nil for a process alone
+	closers []io.Closer                // in the order of opening
 }
 
 // Partitions are the partitions this broker leads.
@@ -94,73 +98,47 @@ func (e *Store) Partitions() *partition.Set { return e.set }
 // Catalog is the cluster's catalog.
 func (e *Store) Catalog() *catalog.Catalog { return e.catalog }
 
-// openStore opens the store in cfg.DataDir and recovers what an earlier process
-// left there. When it returns, everything that was ever acknowledged can be read
-// and appends can be taken; they are answered once Run runs.
-func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Registerer) (_ *Store, err error) {
-	files := disk.OS{}
-	if err := files.MkdirAll(cfg.DataDir); err != nil {
-		return nil, fmt.Errorf("create data directory: %w", err)
-	}
-	lock, err := files.Lock(filepath.Join(cfg.DataDir, "lock"))
-	if err != nil {
-		return nil, fmt.Errorf("lock data directory %s (is another broker running on it?): %w", cfg.DataDir, err)
-	}
-	closers := []io.Closer{lock}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeAll(closers))
-		}
-	}()
-	url := cfg.Blob
-	if url == "" {
-		url = filepath.Join(cfg.DataDir, "objects")
-	}
-	blobs, err := bloburl.Open(ctx, url)
-	if err != nil {
-		return nil, fmt.Errorf("open object store: %w", err)
-	}
-	metadata, err := metalocal.Open(filepath.Join(cfg.DataDir, "meta.db"))
-	if err != nil {
-		return nil, fmt.Errorf("open metadata: %w", err)
-	}
-	closers = append(closers, metadata)
-	e, err := OpenStore(ctx, Parts{
-		Files: files, Dir: filepath.Join(cfg.DataDir, "wal"), Blobs: blobs, Meta: metadata, Broker: cfg.NodeID,
-	}, cfg.Store, log)
-	if err != nil {
-		return nil, err
-	}
-	e.closers = append(closers, e.closers...)
-	if err := e.register(reg); err != nil {
-		closers = e.closers
-		return nil, fmt.Errorf("register metrics: %w", err)
-	}
-	return e, nil
-}
-
 // Parts is what a Store stands on. Its owner closes them after the Store.
 type Parts struct {
 	Files  disk.FS
-	Dir    string // of the log
+	Dir    string // of a log in files
 	Blobs  blob.Store
 	Meta   meta.Store
 	Broker int32
+	WAL    string // "file" or "object": where the log is kept; default file
+	// Unconditional says that Blobs has no create-only Put, see blob.Features.
+	Unconditional bool
+
+	// Cluster says that other brokers share Blobs and Meta: this one keeps a
+	// lease, and takes over what dead ones leave.
+	Cluster bool
+	Address string        // host:port for clients, told to the others
+	Rack    string        // told to the others
+	Lease   time.Duration // default 6 s
+	Clock   cluster.Clock // default cluster.BootClock
+	Members cluster.Config
+}
+
+func (p Parts) kind() catalog.LogKind {
+	if p.WAL == "object" {
+		return catalog.ObjectLog
+	}
+	return catalog.FileLog
 }
 
 // OpenStore is openStore on given parts. The caller holds the broker's lock.
 func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger) (_ *Store, err error) {
-	began := time.Now()
-	e := &Store{cfg: cfg.withDefaults(), log: log, files: on.Files, meta: on.Meta, since: began}
+	e := &Store{cfg: cfg.withDefaults(), log: log, files: on.Files, meta: on.Meta, since: time.Now(), slots: map[int64]*slots.Recovered{}}
 	on.Blobs, e.calls = blob.Counted(on.Blobs)
-	e.blobs = on.Blobs
+	e.on, e.blobs = on, on.Blobs
+	rand.Read(e.nonce[:])
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(e.closers))
 		}
 	}()
 	if e.catalog, err = catalog.Open(ctx, on.Meta, catalog.Config{
-		Ranges: e.ranges, Deleted: func(id catalog.TopicID) { e.set.Drop(id) }, Entomb: e.entomb, Now: cfg.Partitions.Now,
+		Ranges: e.ranges, Deleted: e.dropped, Entomb: e.entomb, Now: cfg.Partitions.Now,
 	}); err != nil {
 		return nil, err
 	}
@@ -170,48 +148,63 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 	if err := e.checkAge(ctx); err != nil {
 		return nil, err
 	}
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	if e.writer, e.adopted, err = e.catalog.Register(ctx, catalog.Registration{Broker: on.Broker, Kind: catalog.FileLog, URI: on.Dir}); err != nil {
+	if !on.Cluster {
+		return e, e.open(ctx)
+	}
+	// The lease is kept while the broker opens: recovery may take longer than it
+	// lives.
+	if e.lease, err = cluster.Acquire(ctx, on.Meta, on.lease(), on.Clock, log); err != nil {
 		return nil, err
 	}
-	// From here on nothing of an earlier epoch can be committed but by us.
-	if err := e.markEpoch(ctx, nonce); err != nil {
+	e.closers = append(e.closers, leaseCloser{e.lease})
+	if err := e.lease.During(ctx, e.open); err != nil {
 		return nil, err
 	}
-	e.reader = read.New(on.Blobs, e.catalog, e.cfg.Read)
-	e.set = partition.NewSet(e.catalog, e.reader, e.writer, e.writer.Epoch(), e.cfg.Partitions)
-	if err := e.load(ctx); err != nil {
-		return nil, err
-	}
-	if err := e.recover(ctx, on); err != nil {
-		return nil, err
-	}
-	names := write.NewNames()
-	e.cfg.Flush.Names = names
-	e.flusher = write.NewFlusher(source{e.set}, on.Blobs, e.writer, trimmer{e.wal, e.writer.Epoch()}, e.catalog.ClusterID(), nonce, e.cfg.Flush, log)
-	e.jobs = write.NewBackground(&write.Base{
-		Catalog: e.catalog, Writer: e.writer, Store: on.Blobs, Nonce: nonce, Names: names, Log: log,
-	}, starts{e.set}, e.background())
-	e.sweeper = e.jobs.Sweeper()
-	e.saver = write.NewSnapshotter(e.catalog, on.Blobs, e.cfg.Snapshots, log)
-	log.Info("store is open", "epoch", e.writer.Epoch(), "topics", len(e.catalog.Topics()),
-		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
+	e.member = cluster.New(e.catalog, e.writer, e.lease, e.registration(), host{e}, on.Members, log)
 	return e, nil
 }
 
-// trimmer is the log as the flusher sees it.
-type trimmer struct {
-	wal.Log
-	epoch int64
+// open registers the broker and recovers what its earlier epochs left.
+func (e *Store) open(ctx context.Context) (err error) {
+	began := time.Now()
+	if err := e.enroll(ctx); err != nil {
+		return err
+	}
+	// From here on nothing of an earlier epoch can be committed but by us.
+	if err := e.markEpoch(ctx, e.nonce); err != nil {
+		return err
+	}
+	e.reader = read.New(e.blobs, e.catalog, e.cfg.Read)
+	e.set = partition.NewSet(e.catalog, e.reader, e.writer, e.writer.Epoch(), e.cfg.Partitions)
+	if err := e.load(ctx); err != nil {
+		return err
+	}
+	if err := e.adopt(ctx); err != nil {
+		return err
+	}
+	names := write.NewNames()
+	e.cfg.Flush.Names = names
+	e.flusher = e.newFlusher(source{e.set}, e.cfg.Flush, e.trimmer())
+	e.jobs = write.NewBackground(&write.Base{
+		Catalog: e.catalog, Writer: e.writer, Store: e.blobs, Nonce: e.nonce, Names: names, Log: e.log,
+	}, starts{e.set}, e.background())
+	e.sweeper = e.jobs.Sweeper()
+	e.saver = write.NewSnapshotter(e.catalog, e.blobs, e.cfg.Snapshots, e.log)
+	e.log.Info("store is open", "broker", e.on.Broker, "epoch", e.writer.Epoch(), "log", e.on.kind(), "topics", len(e.catalog.Topics()),
+		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
+	return nil
 }
 
-// Place implements write.Trimmer.
-func (t trimmer) Place(epoch int64, lsn wal.LSN) int64 {
-	if epoch != t.epoch {
-		return 0 // what was known of it stays
+// dropped is told of deleted topics.
+func (e *Store) dropped(id catalog.TopicID) {
+	if e.set != nil { // it is opening
+		e.set.Drop(id)
 	}
-	return t.Log.Place(lsn)
+}
+
+func (e *Store) newFlusher(from write.Source, cfg write.Config, trim write.Trimmer) *write.Flusher {
+	cfg.Seq = &e.seq
+	return write.NewFlusher(from, e.blobs, e.writer, trim, e.catalog.ClusterID(), e.nonce, cfg, e.log)
 }
 
 // ranges reads what an object holds from its index.
@@ -309,9 +302,9 @@ func (e *Store) entomb(ctx context.Context, t catalog.Topic) error {
 // loaders bounds the partitions opened at the same time.
 const loaders = 16
 
-// load opens the partitions that objects hold something of.
+// load opens the partitions that this broker leads and objects hold something of.
 func (e *Store) load(ctx context.Context) error {
-	all := e.catalog.Partitions()
+	all := slices.DeleteFunc(e.catalog.Partitions(), func(p catalog.Partition) bool { return !e.catalog.Owns(p) })
 	next := make(chan catalog.Partition, len(all))
 	for _, p := range all {
 		next <- p
@@ -335,76 +328,6 @@ func (e *Store) load(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// walID never changes for a broker of a cluster.
-func walID(cluster string, broker int32) [16]byte {
-	sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte(cluster), uint32(broker)))
-	return [16]byte(sum[:])
-}
-
-// recover adopts the logs of earlier epochs: what is above their committed LSN
-// goes into memory, ready to be served and flushed like anything new (P15).
-func (e *Store) recover(ctx context.Context, on Parts) error {
-	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), on.Broker), Epoch: e.writer.Epoch()}
-	committed := map[int64]wal.LSN{}
-	for _, a := range e.adopted {
-		committed[a.Log.Epoch] = wal.LSN(a.Committed)
-	}
-	current := int64(0)
-	last := map[int64]wal.LSN{}
-	end := func(epoch int64) {
-		if l, ok := last[epoch]; ok {
-			e.set.Replayed(epoch, l)
-			delete(committed, epoch) // its final cut marks it as done
-		}
-	}
-	found, err := wal.Recover(ctx, on.Files, on.Dir, id.WALID, func(epoch int64, lsn wal.LSN, data []byte) error {
-		from, ours := committed[epoch]
-		if !ours || lsn <= from {
-			return nil // in objects; an epoch that is done has nothing else
-		}
-		if epoch != current {
-			end(current)
-			current = epoch
-		}
-		if prev := max(last[epoch], from); lsn != prev+1 {
-			return fmt.Errorf("recover log: epoch %d continues at LSN %d, only %d is in objects", epoch, lsn, prev)
-		}
-		last[epoch] = lsn
-		return e.set.Replay(ctx, epoch, lsn, data)
-	})
-	if err != nil {
-		return fmt.Errorf("recover log: %w", err)
-	}
-	end(current)
-	for _, f := range found.Epochs {
-		if e.writer.Adopts(f.Epoch) && int64(f.First) > e.writer.Committed(f.Epoch)+1 {
-			return fmt.Errorf("recover log: epoch %d begins at LSN %d, only %d is in objects", f.Epoch, f.First, e.writer.Committed(f.Epoch))
-		}
-	}
-	if e.wal, err = wal.Open(ctx, on.Files, on.Dir, id, e.cfg.Log, found); err != nil {
-		return err
-	}
-	e.closers = append(e.closers, e.wal)
-	// Only now is all that was replayed known to be durable.
-	e.set.Recovered()
-	e.set.Serve(e.wal)
-	for epoch := range committed {
-		if err := e.writer.Finish(ctx, epoch); err != nil {
-			return fmt.Errorf("close epoch %d: %w", epoch, err)
-		}
-	}
-	for _, f := range found.Epochs {
-		upto := f.Last // all of it is in objects, unless
-		if e.writer.Adopts(f.Epoch) {
-			upto = wal.LSN(e.writer.Committed(f.Epoch)) // the rest is flushed soon
-		}
-		if err := e.wal.TrimEpoch(f.Epoch, upto); err != nil {
-			return fmt.Errorf("trim log: %w", err)
-		}
-	}
-	return nil
-}
-
 // Run keeps the store going until ctx ends; then it takes no more appends, puts
 // what it has into objects, and closes. An error means that the process must end.
 func (e *Store) Run(ctx context.Context) error {
@@ -420,10 +343,15 @@ func (e *Store) Run(ctx context.Context) error {
 	g.Go("reader", e.reader.Run)
 	g.Go("flusher", e.flusher.Run)
 	g.Go("background", e.jobs.Run)
+	if e.member != nil {
+		g.Go("cluster", e.member.Run)
+	}
+	drained := false
 	select {
 	case <-ctx.Done():
 		drain, cancel := context.WithTimeout(g.Context(), e.cfg.DrainTimeout)
-		if err := e.set.Drain(drain); err != nil && g.Context().Err() == nil {
+		err := e.set.Drain(drain)
+		if drained = err == nil; !drained && g.Context().Err() == nil {
 			e.log.Warn("stopped before everything was in objects; the log has the rest", "bytes", e.set.Usage().Unflushed)
 		}
 		cancel()
@@ -432,8 +360,23 @@ func (e *Store) Run(ctx context.Context) error {
 	}
 	// The log ends cleanly, then everything else.
 	stopLog()
+	if drained {
+		drained = e.finish(g.Context()) == nil
+	}
 	g.Stop()
 	return errors.Join(g.Wait(), e.Close())
+}
+
+// finish says that the epoch's log holds nothing that is not in objects: whoever
+// takes over need not look.
+func (e *Store) finish(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	epoch := e.writer.Epoch()
+	if int64(e.wal.Durable()) != e.writer.Committed(epoch) {
+		return nil // an append that was refused at the last moment
+	}
+	return e.writer.Finish(ctx, epoch)
 }
 
 // Close lets go of files and locks. Run does it at its end.

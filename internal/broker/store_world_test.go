@@ -52,6 +52,8 @@ type process struct {
 	calls  int
 	killAt int  // the call at which it dies, 0 never
 	after  bool // it dies after the call took effect
+	leases []meta.LeaseID
+	held   chan struct{} // remote calls wait for it; nil: they don't
 }
 
 func newWorld() *world {
@@ -100,6 +102,11 @@ func (w *world) mustStart(t testing.TB) *process {
 // call is asked before and after every remote call.
 func (p *process) call(afterEffect bool) error {
 	p.mu.Lock()
+	if held := p.held; held != nil && !afterEffect {
+		p.mu.Unlock()
+		<-held
+		p.mu.Lock()
+	}
 	defer p.mu.Unlock()
 	if p.dead {
 		return errDead
@@ -112,6 +119,13 @@ func (p *process) call(afterEffect bool) error {
 		return errDead
 	}
 	return nil
+}
+
+// pause makes remote calls wait until hold is closed.
+func (p *process) pause(hold chan struct{}) {
+	p.mu.Lock()
+	p.held = hold
+	p.mu.Unlock()
 }
 
 // kill ends the process at once and leaves the disk as a power cut would; a nil

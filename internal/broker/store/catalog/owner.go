@@ -172,6 +172,14 @@ func (o *owners) alive(id LogID) bool {
 	return o.fences[id].State == fenceActive && o.live[id.Broker].Epoch == id.Epoch && o.live[id.Broker].modRev != 0
 }
 
+// SealedBy returns who has taken the epoch over, if somebody has.
+func (c *Catalog) SealedBy(id LogID) (by LogID, sealed bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f := c.ix.owners.fences[id]
+	return LogID{f.By, f.ByEpoch}, f.State == fenceSealed || f.State == fenceDone
+}
+
 // Owns says whether the broker that registered here leads the partition, as far
 // as the index knows.
 func (c *Catalog) Owns(p Partition) bool {

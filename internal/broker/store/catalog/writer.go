@@ -50,6 +50,7 @@ type Adopted struct {
 	Committed int64 // LSN
 	Slot      int64 // of a log of slots: the last one at or below Committed
 	End       int64 // of a log of slots: the one that ends it (P2); 0 not yet known
+	Closed    bool  // its broker stopped with everything committed
 }
 
 // Registration is what a broker says of itself.
@@ -244,7 +245,7 @@ func (w *Writer) readLog(ctx context.Context, log LogID, s *logState) (a Adopted
 		return a, fmt.Errorf("log record of epoch %s: %w", log, err)
 	}
 	s.walRev, s.kind, s.uri, s.committed, s.slot = found[key].ModRev, rec.Kind, rec.URI, rec.Committed, rec.Slot
-	a = Adopted{Log: log, Kind: rec.Kind, URI: rec.URI, Committed: rec.Committed, Slot: rec.Slot}
+	a = Adopted{Log: log, Kind: rec.Kind, URI: rec.URI, Committed: rec.Committed, Slot: rec.Slot, Closed: rec.Done}
 	if kv, ok := found[end]; ok {
 		if a.End, err = decodeInt("end of log", kv.Value); err != nil {
 			return a, fmt.Errorf("%s: %w", end, err)
@@ -341,7 +342,8 @@ func (w *Writer) Adopts(epoch int64) bool {
 }
 
 // Finish marks an adopted epoch as done whose log holds nothing above its
-// committed LSN.
+// committed LSN. Of the writer's own epoch it says the same, when the broker stops:
+// there is nothing to recover then.
 func (w *Writer) Finish(ctx context.Context, epoch int64) error {
 	return w.Commit(ctx, Commit{Epoch: epoch, LSN: w.Committed(epoch), Done: true})
 }
