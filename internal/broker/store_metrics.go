@@ -49,6 +49,11 @@ func (e *Store) register(reg prometheus.Registerer) error {
 		{counter, "block_read_bytes_total", "Bytes of them.", func() float64 { return float64(e.reader.Stats().Bytes) }},
 		{gauge, "block_cache_bytes", "Bytes in the block cache.", func() float64 { return float64(e.reader.Stats().CacheBytes) }},
 		{gauge, "objects", "Visible objects.", func() float64 { n, _ := e.catalog.Objects(); return float64(n) }},
+		{counter, "catalog_full_reads_total", "Times the whole catalog was read, at the start or since the watch did not tell.", func() float64 { return float64(e.catalog.Stats().FullReads) }},
+		{counter, "catalog_unknown_total", "Transactions of the catalog whose outcome was unknown; each is repeated.", func() float64 { return float64(e.catalog.Stats().Unknown) }},
+		{gauge, "catalog_full", "1 while the metadata store takes nothing more: make space there, producers wait.", func() float64 { return flag(e.catalog.Stats().Full) }},
+		{gauge, "snapshot_number", "Number of the newest snapshot of the metadata that this broker knows of.", func() float64 { return float64(e.saver.Stats().Number) }},
+		{counter, "snapshot_errors_total", "Failed snapshots of the metadata; each is repeated.", func() float64 { return float64(e.saver.Stats().Failed) }},
 		{gauge, "object_bytes", "Bytes of them.", func() float64 { _, n := e.catalog.Objects(); return float64(n) }},
 	} {
 		if err := m.make(m.name, m.help, m.fn); err != nil {
@@ -56,4 +61,12 @@ func (e *Store) register(reg prometheus.Registerer) error {
 		}
 	}
 	return nil
+}
+
+// flag is 1 or 0.
+func flag(on bool) float64 {
+	if on {
+		return 1
+	}
+	return 0
 }
