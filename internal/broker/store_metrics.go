@@ -1,6 +1,10 @@
 package broker
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/looptape/looptape/internal/broker/store/wal/slots"
+)
 
 // register makes the store's counters and gauges visible. They are read when
 // asked for and cost nothing otherwise.
@@ -19,7 +23,7 @@ func (e *Store) register(reg prometheus.Registerer) error {
 		name, help string
 		fn         func() float64
 	}
-	for _, m := range []metric{
+	all := []metric{
 		{counter, "log_records_total", "Records made durable.", func() float64 { return float64(e.wal.Stats().Records) }},
 		{counter, "log_bytes_total", "Bytes written to the log, padding included.", func() float64 { return float64(e.wal.Stats().WrittenBytes) }},
 		{counter, "log_commits_total", "Commits of the log, each one write and one sync.", func() float64 { return float64(e.wal.Stats().Commits) }},
@@ -55,7 +59,18 @@ func (e *Store) register(reg prometheus.Registerer) error {
 		{gauge, "snapshot_number", "Number of the newest snapshot of the metadata that this broker knows of.", func() float64 { return float64(e.saver.Stats().Number) }},
 		{counter, "snapshot_errors_total", "Failed snapshots of the metadata; each is repeated.", func() float64 { return float64(e.saver.Stats().Failed) }},
 		{gauge, "object_bytes", "Bytes of them.", func() float64 { _, n := e.catalog.Objects(); return float64(n) }},
-	} {
+	}
+	if l, ok := e.wal.(*slots.Log); ok {
+		all = append(all, []metric{
+			{counter, "log_put_retries_total", "Puts of log slots that failed or had no answer; each is repeated.", func() float64 { return float64(l.Requests().Retries) }},
+			{gauge, "log_puts_in_flight", "Log slots begun and not yet acknowledged.", func() float64 { return float64(l.Requests().InFlight) }},
+			{gauge, "log_put_window", "Log slots that may be begun at a time; fewer while the object store fails.", func() float64 { return float64(l.Requests().Window) }},
+			{gauge, "log_linger_seconds", "Time a log slot waits for more records, by the budget of requests.", func() float64 { return l.Requests().Linger.Seconds() }},
+			{gauge, "log_over_budget", "1 while the requests saved up are spent and the linger is the longest.", func() float64 { return flag(l.Requests().OverBudget) }},
+			{gauge, "log_slots_to_delete", "Trimmed log slots not yet deleted.", func() float64 { return float64(l.Requests().ToDelete) }},
+		}...)
+	}
+	for _, m := range all {
 		if err := m.make(m.name, m.help, m.fn); err != nil {
 			return err
 		}
