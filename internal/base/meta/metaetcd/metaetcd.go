@@ -35,6 +35,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/base/run"
@@ -51,6 +52,13 @@ const (
 	// readPause is between two attempts of a read while etcd can't be reached.
 	readPause = 50 * time.Millisecond
 )
+
+// reconnect is how attempts to connect are spaced. What gRPC does by itself, up to
+// two minutes, would keep brokers away long after etcd is back.
+var reconnect = backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
+
+// connectWait bounds one attempt.
+const connectWait = 3 * time.Second
 
 // Store is a meta.Store in etcd. Use Open.
 type Store struct {
@@ -85,7 +93,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		Username:             cfg.User,
 		Password:             cfg.Password,
 		Logger:               zap.NewNop(), // it would log what it sends
-		DialOptions:          []grpc.DialOption{grpc.WithChainUnaryInterceptor(sendOnce)},
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(sendOnce),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectWait}),
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open etcd %s: %w", cfg, plain(err))
