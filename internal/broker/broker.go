@@ -70,7 +70,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regi
 		b.ln.Close()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	b.coord = coord.New(cfg.Groups, coord.StoredLogs{Catalog: b.engine.Catalog(), Partitions: b.engine.Partitions()}, log)
+	b.coord = coord.New(cfg.Groups, &coord.StoredLogs{Catalog: b.engine.Catalog(), Partitions: b.engine.Partitions()}, log)
 	logs := func(id partition.ID) (api.Log, error) {
 		p, err := b.engine.Partitions().Get(id)
 		if err != nil {
@@ -81,6 +81,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regi
 	handler := api.New(api.Config{
 		NodeID: cfg.NodeID, Rack: cfg.Rack, AutoCreate: cfg.AutoCreate, DefaultPartitions: cfg.DefaultPartitions,
 		Advertise: b.advertise, MaxFetchBytes: cfg.MaxFetchBytes,
+		Cluster: b.engine.Catalog(), Serving: b.engine.Serving, Acking: b.engine.Acking,
 	}, logs, b.engine.Catalog(), b.coord, m, log)
 	b.server = wire.NewServer(wire.Config{
 		MaxFrame: cfg.MaxFrameBytes, MaxBytes: cfg.MaxInFlight, MaxConns: cfg.MaxConns,

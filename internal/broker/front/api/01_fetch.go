@@ -16,7 +16,7 @@ import (
 // fields between brokers. The response is encoded by hand, so that record bytes
 // are sent from where they lie.
 func init() {
-	register(kmsg.Fetch, endpoint{min: 4, max: 18, maxBody: largeBody, serve: decoded((*Server).fetch), shape: shape{
+	register(kmsg.Fetch, endpoint{min: 4, max: 18, read: true, maxBody: largeBody, serve: decoded((*Server).fetch), shape: shape{
 		num(4).to(14), num(4), num(4), num(4), num(1), num(4).from(7), num(4).from(7),
 		arr(str().to(12), num(16).from(13), arr(num(4), num(4).from(9), num(8), num(4).from(12), num(8).from(5), num(4))),
 		arr(str().to(12), num(16).from(13), listOf(num(4))).from(7),

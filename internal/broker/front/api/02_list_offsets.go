@@ -12,7 +12,7 @@ import (
 // ListOffsets: v2 isolation levels, v4 leader epochs, v6 flexible, v7 the
 // record of the largest timestamp, v8 and v9 tiered offsets, v10 a timeout.
 func init() {
-	register(kmsg.ListOffsets, endpoint{min: 1, max: 10, serve: decoded((*Server).listOffsets), shape: shape{
+	register(kmsg.ListOffsets, endpoint{min: 1, max: 10, read: true, serve: decoded((*Server).listOffsets), shape: shape{
 		num(4), num(1).from(2),
 		arr(str(), arr(num(4), num(4).from(4), num(8))),
 		num(4).from(10),
@@ -47,6 +47,9 @@ func (s *Server) listOffsets(r *wire.Request, req *kmsg.ListOffsetsRequest) {
 
 func (s *Server) listOffset(r *wire.Request, req *kmsg.ListOffsetsRequest, topic string, p kmsg.ListOffsetsRequestTopicPartition, rp *kmsg.ListOffsetsResponseTopicPartition) error {
 	log, err := s.find(topic, p.Partition)
+	if errors.Is(err, partition.ErrLoading) {
+		return errNoLeader // a high watermark is never guessed
+	}
 	if err != nil {
 		return err
 	}

@@ -27,15 +27,16 @@ const noOperations = math.MinInt32
 func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 	resp := kmsg.NewPtrMetadataResponse()
 	resp.ClusterID = ptr(s.topics.ClusterID())
-	resp.ControllerID = s.cfg.NodeID
+	resp.ControllerID = s.controller()
 	resp.AuthorizedOperations = noOperations
-	b := kmsg.NewMetadataResponseBroker()
-	b.NodeID = s.cfg.NodeID
-	b.Host, b.Port = s.cfg.Advertise(r.LocalAddr())
-	if s.cfg.Rack != "" {
-		b.Rack = ptr(s.cfg.Rack)
+	for _, known := range s.brokers(r) {
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID, b.Host, b.Port = known.id, known.host, known.port
+		if known.rack != "" {
+			b.Rack = ptr(known.rack)
+		}
+		resp.Brokers = append(resp.Brokers, b)
 	}
-	resp.Brokers = append(resp.Brokers, b)
 
 	if req.Topics == nil || r.Version == 0 && len(req.Topics) == 0 {
 		for _, t := range s.topics.Topics() {
@@ -118,16 +119,18 @@ func (s *Server) describeTopic(t catalog.Topic) kmsg.MetadataResponseTopic {
 	m.Topic, m.TopicID, m.IsInternal = ptr(t.Name), t.ID, t.Internal
 	m.AuthorizedOperations = noOperations
 	m.Partitions = make([]kmsg.MetadataResponseTopicPartition, 0, t.Partitions)
-	self := []int32{s.cfg.NodeID}
 	for i := range t.Partitions {
 		p := kmsg.NewMetadataResponseTopicPartition()
-		p.Partition, p.Leader, p.LeaderEpoch = i, s.cfg.NodeID, -1
+		p.Partition = i
+		p.Leader, p.LeaderEpoch = s.leader(t, i)
 		// Storage is shared: the leader stands for all replicas. It is named
-		// while it still opens, too; a request then gets NOT_LEADER and is
-		// tried again.
-		p.Replicas, p.ISR, p.OfflineReplicas = self, self, []int32{}
-		if log, err := s.open(t, i); err == nil {
-			p.LeaderEpoch = log.LeaderEpoch()
+		// while it still opens, and the next one while it takes over; a request
+		// then gets NOT_LEADER and is tried again.
+		p.Replicas, p.OfflineReplicas = []int32{p.Leader}, []int32{}
+		p.ISR = p.Replicas
+		if p.Leader < 0 {
+			p.ErrorCode = codeLeaderNotAvailable
+			p.Replicas, p.ISR = []int32{}, []int32{}
 		}
 		m.Partitions = append(m.Partitions, p)
 	}

@@ -9,7 +9,7 @@ import (
 
 // OffsetCommit: v6 leader epochs, v7 static members, v8 flexible.
 func init() {
-	register(kmsg.OffsetCommit, endpoint{min: 2, max: 9, maxBody: largeBody, serve: decoded((*Server).offsetCommit), shape: shape{
+	register(kmsg.OffsetCommit, endpoint{min: 2, max: 9, read: true, maxBody: largeBody, serve: decoded((*Server).offsetCommit), shape: shape{
 		str(), num(4), str(), str().from(7), num(8).to(4),
 		arr(str(), arr(num(4), num(8), num(4).from(6), str())),
 	}})

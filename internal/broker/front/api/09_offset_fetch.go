@@ -14,7 +14,7 @@ import (
 // OffsetFetch: v2 null means all partitions, v5 leader epochs, v6 flexible, v8
 // many groups at once, v9 members of the newer protocol.
 func init() {
-	register(kmsg.OffsetFetch, endpoint{min: 1, max: 9, maxBody: largeBody, serve: decoded((*Server).offsetFetch), shape: shape{
+	register(kmsg.OffsetFetch, endpoint{min: 1, max: 9, read: true, maxBody: largeBody, serve: decoded((*Server).offsetFetch), shape: shape{
 		str().to(7), arr(str(), listOf(num(4))).to(7),
 		arr(str(), str().from(9), num(4).from(9), arr(str(), listOf(num(4)))).from(8),
 		num(1).from(7),

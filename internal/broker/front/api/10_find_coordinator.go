@@ -15,30 +15,31 @@ func init() {
 
 func (s *Server) findCoordinator(r *wire.Request, req *kmsg.FindCoordinatorRequest) {
 	resp := kmsg.NewPtrFindCoordinatorResponse()
-	host, port := s.cfg.Advertise(r.LocalAddr())
-	var err error
-	if req.CoordinatorType != 0 {
-		err = errTransactions // nor share groups
-		if req.CoordinatorType != 1 {
+	find := func(key string) (code int16, text *string, b broker) {
+		err := errTransactions // nor share groups
+		switch req.CoordinatorType {
+		case 0:
+			b, err = s.coordinator(r, key)
+		case 1:
+		default:
 			err = errRequest
 		}
+		if code = s.code(r, err); err == nil {
+			return 0, nil, b
+		}
+		if req.CoordinatorType != 0 {
+			code = codeInvalidRequest // what ends a client's search
+		}
+		return code, ptr(err.Error()), broker{id: -1, port: -1}
 	}
-	code := s.code(r, err)
-	var text *string
-	if err != nil {
-		text = ptr(err.Error())
-		// InvalidRequest is what ends a client's search.
-		code = codeInvalidRequest
-		host, port = "", -1
+	if r.Version < 4 {
+		code, text, b := find(req.CoordinatorKey)
+		resp.ErrorCode, resp.ErrorMessage, resp.NodeID, resp.Host, resp.Port = code, text, b.id, b.host, b.port
 	}
-	node := s.cfg.NodeID
-	if err != nil {
-		node = -1
-	}
-	resp.ErrorCode, resp.ErrorMessage, resp.NodeID, resp.Host, resp.Port = code, text, node, host, port
 	for _, key := range req.CoordinatorKeys {
 		c := kmsg.NewFindCoordinatorResponseCoordinator()
-		c.Key, c.ErrorCode, c.ErrorMessage, c.NodeID, c.Host, c.Port = key, code, text, node, host, port
+		code, text, b := find(key)
+		c.Key, c.ErrorCode, c.ErrorMessage, c.NodeID, c.Host, c.Port = key, code, text, b.id, b.host, b.port
 		resp.Coordinators = append(resp.Coordinators, c)
 	}
 	respond(r, resp)

@@ -13,7 +13,7 @@ import (
 // JoinGroup: v1 rebalance timeout, v4 the member id comes first, v5 static
 // members, v6 flexible, v9 a leader may be told to keep assignments.
 func init() {
-	register(kmsg.JoinGroup, endpoint{min: 0, max: 9, maxBody: largeBody, serve: decoded((*Server).joinGroup), shape: shape{
+	register(kmsg.JoinGroup, endpoint{min: 0, max: 9, read: true, maxBody: largeBody, serve: decoded((*Server).joinGroup), shape: shape{
 		str(), num(4), num(4).from(1), str(), str().from(5), str(), arr(str(), raw()), str().from(8),
 	}})
 }

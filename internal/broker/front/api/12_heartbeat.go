@@ -9,7 +9,7 @@ import (
 
 // Heartbeat: v3 static members, v4 flexible.
 func init() {
-	register(kmsg.Heartbeat, endpoint{min: 0, max: 4, serve: decoded((*Server).heartbeat), shape: shape{
+	register(kmsg.Heartbeat, endpoint{min: 0, max: 4, read: true, serve: decoded((*Server).heartbeat), shape: shape{
 		str(), num(4), str(), str().from(3),
 	}})
 }

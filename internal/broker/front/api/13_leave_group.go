@@ -9,7 +9,7 @@ import (
 
 // LeaveGroup: v3 many members, v4 flexible, v5 with a reason.
 func init() {
-	register(kmsg.LeaveGroup, endpoint{min: 0, max: 5, serve: decoded((*Server).leaveGroup), shape: shape{
+	register(kmsg.LeaveGroup, endpoint{min: 0, max: 5, read: true, serve: decoded((*Server).leaveGroup), shape: shape{
 		str(), str().to(2), arr(str(), str(), str().from(5)).from(3),
 	}})
 }

@@ -9,7 +9,7 @@ import (
 
 // SyncGroup: v3 static members, v4 flexible, v5 the protocol is checked.
 func init() {
-	register(kmsg.SyncGroup, endpoint{min: 0, max: 5, maxBody: largeBody, serve: decoded((*Server).syncGroup), shape: shape{
+	register(kmsg.SyncGroup, endpoint{min: 0, max: 5, read: true, maxBody: largeBody, serve: decoded((*Server).syncGroup), shape: shape{
 		str(), num(4), str(), str().from(3), str().from(5), str().from(5), arr(str(), raw()),
 	}})
 }

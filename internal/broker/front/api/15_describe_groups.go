@@ -12,7 +12,7 @@ import (
 // DescribeGroups: v4 static members, v5 flexible, v6 says when a group does not
 // exist (before, it is described as dead).
 func init() {
-	register(kmsg.DescribeGroups, endpoint{min: 0, max: 6, serve: decoded((*Server).describeGroups), shape: shape{
+	register(kmsg.DescribeGroups, endpoint{min: 0, max: 6, read: true, serve: decoded((*Server).describeGroups), shape: shape{
 		listOf(str()), num(1).from(3),
 	}})
 }

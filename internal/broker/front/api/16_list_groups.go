@@ -12,7 +12,7 @@ import (
 
 // ListGroups: v3 flexible, v4 by state, v5 by type.
 func init() {
-	register(kmsg.ListGroups, endpoint{min: 0, max: 5, serve: decoded((*Server).listGroups), shape: shape{
+	register(kmsg.ListGroups, endpoint{min: 0, max: 5, read: true, serve: decoded((*Server).listGroups), shape: shape{
 		listOf(str()).from(4), listOf(str()).from(5),
 	}})
 }

@@ -9,7 +9,7 @@ import (
 // OffsetForLeaderEpoch: v2 leader epochs are checked, v4 flexible. Offsets are
 // never taken back here, so no answer ever means that records were lost.
 func init() {
-	register(kmsg.OffsetForLeaderEpoch, endpoint{min: 2, max: 4, serve: decoded((*Server).offsetForLeaderEpoch), shape: shape{
+	register(kmsg.OffsetForLeaderEpoch, endpoint{min: 2, max: 4, read: true, serve: decoded((*Server).offsetForLeaderEpoch), shape: shape{
 		num(4).from(3), arr(str(), arr(num(4), num(4), num(4))),
 	}})
 }

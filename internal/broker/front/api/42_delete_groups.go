@@ -8,7 +8,7 @@ import (
 
 // DeleteGroups: v2 flexible.
 func init() {
-	register(kmsg.DeleteGroups, endpoint{min: 0, max: 2, serve: decoded((*Server).deleteGroups), shape: shape{listOf(str())}})
+	register(kmsg.DeleteGroups, endpoint{min: 0, max: 2, read: true, serve: decoded((*Server).deleteGroups), shape: shape{listOf(str())}})
 }
 
 func (s *Server) deleteGroups(r *wire.Request, req *kmsg.DeleteGroupsRequest) {

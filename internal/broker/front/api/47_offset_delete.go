@@ -9,7 +9,7 @@ import (
 
 // OffsetDelete forgets committed offsets of topics nobody in the group reads.
 func init() {
-	register(kmsg.OffsetDelete, endpoint{min: 0, max: 0, serve: decoded((*Server).offsetDelete), shape: shape{
+	register(kmsg.OffsetDelete, endpoint{min: 0, max: 0, read: true, serve: decoded((*Server).offsetDelete), shape: shape{
 		str(), arr(str(), arr(num(4))),
 	}})
 }

@@ -18,19 +18,20 @@ func (s *Server) describeCluster(r *wire.Request, req *kmsg.DescribeClusterReque
 	resp := kmsg.NewPtrDescribeClusterResponse()
 	resp.EndpointType = 1
 	resp.ClusterAuthorizedOperations = noOperations
-	resp.ClusterID, resp.ControllerID = s.topics.ClusterID(), s.cfg.NodeID
+	resp.ClusterID, resp.ControllerID = s.topics.ClusterID(), s.controller()
 	if r.Version >= 1 && req.EndpointType != 1 {
 		resp.EndpointType = req.EndpointType
 		resp.ErrorCode, resp.ErrorMessage = s.code(r, errEndpoint), ptr(errEndpoint.Error())
 		respond(r, resp)
 		return
 	}
-	b := kmsg.NewDescribeClusterResponseBroker()
-	b.NodeID = s.cfg.NodeID
-	b.Host, b.Port = s.cfg.Advertise(r.LocalAddr())
-	if s.cfg.Rack != "" {
-		b.Rack = ptr(s.cfg.Rack)
+	for _, known := range s.brokers(r) {
+		b := kmsg.NewDescribeClusterResponseBroker()
+		b.NodeID, b.Host, b.Port = known.id, known.host, known.port
+		if known.rack != "" {
+			b.Rack = ptr(known.rack)
+		}
+		resp.Brokers = append(resp.Brokers, b)
 	}
-	resp.Brokers = append(resp.Brokers, b)
 	respond(r, resp)
 }

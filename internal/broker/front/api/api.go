@@ -74,6 +74,15 @@ type Groups interface {
 	List(done func([]coord.Description, error))
 }
 
+// Cluster is what the APIs need to know of the other brokers: *catalog.Catalog.
+type Cluster interface {
+	// Brokers are the live ones; none when this process is alone.
+	Brokers() []catalog.Broker
+	// Leader of a partition; while it has none, who will be it. -1: nobody.
+	Leader(p catalog.Partition) (broker, leaderEpoch int32, serves bool)
+	Controller() catalog.LogID
+}
+
 // An Observer counts error codes given to clients, for metrics.
 type Observer interface {
 	Error(key, code int16)
@@ -92,6 +101,12 @@ type Config struct {
 	MaxFetchWait    time.Duration // default 5 min
 	FetchSessions   int           // fetch sessions kept; default 1000, as Kafka
 	SessionEvictAge time.Duration // a session unused as long may make room; default 2 min
+
+	Cluster Cluster // default: there is no other broker
+	// Serving is asked right before a reply to a read or of a coordinator is
+	// written, Acking before one to Produce. When they say no, somebody else may
+	// have taken over, and the connection is closed instead. Default: always.
+	Serving, Acking func() bool
 }
 
 func (c *Config) defaults() {
@@ -140,6 +155,7 @@ type endpoint struct {
 	min, max int16
 	maxBody  int   // bytes; 0: defaultBody
 	shape    shape // nil: serve looks itself
+	read     bool  // the answer is only right while this broker is the leader
 	serve    func(*Server, *wire.Request)
 }
 
@@ -187,6 +203,12 @@ func (s *Server) Handle(r *wire.Request) {
 	if len(r.Body) > e.maxBody || e.shape != nil && !e.shape.fits(r.Body, r.Version, r.Flexible()) {
 		r.Abort()
 		return
+	}
+	switch {
+	case e.read:
+		r.Gate = s.cfg.Serving
+	case r.Key == kmsg.Produce.Int16():
+		r.Gate = s.cfg.Acking
 	}
 	e.serve(s, r)
 }

@@ -17,11 +17,13 @@ const (
 	codeOffsetOutOfRange        int16 = 1
 	codeCorruptMessage          int16 = 2
 	codeUnknownTopicOrPartition int16 = 3
+	codeLeaderNotAvailable      int16 = 5
 	codeNotLeader               int16 = 6
 	codeMessageTooLarge         int16 = 10
 	codeOffsetMetadataTooLarge  int16 = 12
 	codeLoading                 int16 = 14
 	codeCoordinatorNotAvailable int16 = 15
+	codeNotCoordinator          int16 = 16
 	codeInvalidTopic            int16 = 17
 	codeInvalidRequiredAcks     int16 = 21
 	codeIllegalGeneration       int16 = 22
@@ -78,6 +80,8 @@ var (
 	errAssignment       = errors.New("invalid replica assignment")
 	errEndpoint         = errors.New("only brokers are listed")
 	errUnknownResource  = errors.New("unknown resource")
+	errNoLeader         = errors.New("the partition has no leader yet")
+	errNoCoordinator    = errors.New("the group has no coordinator yet")
 )
 
 // codes are tried in order.
@@ -100,6 +104,8 @@ var codes = []struct {
 	{errAssignment, codeInvalidAssignment},
 	{errEndpoint, codeMismatchedEndpoint},
 	{errUnknownResource, codeInvalidRequest},
+	{errNoLeader, codeLeaderNotAvailable},
+	{errNoCoordinator, codeCoordinatorNotAvailable},
 
 	// Before partition.ErrCorrupt, which wraps them.
 	{batch.ErrMagic, codeUnsupportedForFormat},
@@ -145,6 +151,7 @@ var codes = []struct {
 	{coord.ErrNotFound, codeGroupIDNotFound},
 	{coord.ErrSubscribed, codeSubscribedToTopic},
 	{coord.ErrLoading, codeLoading},
+	{coord.ErrNotCoordinator, codeNotCoordinator},
 	{coord.ErrNotAvailable, codeCoordinatorNotAvailable},
 
 	// The client is gone, or the broker stops: somebody else will lead.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -232,24 +233,29 @@ func (m *memTape) log(id partition.ID) (Log, error) {
 	return nil, partition.ErrUnknownPartition
 }
 
-// Open makes memTape coord.Logs.
-func (m *memTape) Open(ctx context.Context) ([]coord.Log, error) {
-	t, ok := m.Topic(coord.Topic)
-	if !ok {
-		var err error
-		if t, err = m.CreateTopic(ctx, catalog.Topic{Name: coord.Topic, Partitions: coord.Partitions, Internal: true}); err != nil {
-			return nil, err
-		}
+// Create, with the next three, makes memTape coord.Logs.
+func (m *memTape) Create(ctx context.Context) error {
+	_, err := m.CreateTopic(ctx, catalog.Topic{Name: coord.Topic, Partitions: coord.Partitions, Internal: true})
+	if errors.Is(err, catalog.ErrTopicExists) {
+		err = nil
 	}
-	var logs []coord.Log
-	for i := range t.Partitions {
-		l, err := m.log(partition.ID{Topic: t.ID, Index: i})
-		if err != nil {
-			return nil, err
-		}
-		logs = append(logs, groupLog{l})
+	return err
+}
+
+func (m *memTape) Leads() []bool { return slices.Repeat([]bool{true}, coord.Partitions) }
+
+func (m *memTape) Await(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (m *memTape) Open(_ context.Context, index int32) (coord.Log, error) {
+	t, _ := m.Topic(coord.Topic)
+	l, err := m.log(partition.ID{Topic: t.ID, Index: index})
+	if err != nil {
+		return nil, err
 	}
-	return logs, nil
+	return groupLog{l}, nil
 }
 
 type groupLog struct{ l Log }

@@ -27,8 +27,12 @@
 // a shard writes its whole state again at the log's end and, once that is
 // durable, deletes the records before it.
 //
-// How it fails: while a shard reads its log it answers ErrLoading; when an
-// append fails, everything that waited for it gets ErrNotAvailable and memory
+// A shard serves while this broker leads its partition. It reads its log when the
+// leadership comes and forgets its groups when it goes; the leader epoch of the
+// partition keeps a late append of the former coordinator out.
+//
+// How it fails: while a shard reads its log it answers ErrLoading, while another
+// broker leads its partition ErrNotCoordinator; when an append fails, everything that waited for it gets ErrNotAvailable and memory
 // keeps what the log last had.
 package coord
 
@@ -68,6 +72,7 @@ var (
 	ErrSubscribed           = errors.New("group is subscribed to the topic")
 	ErrMetadataTooLarge     = errors.New("offset metadata is too large")
 	ErrLoading              = errors.New("coordinator is loading")
+	ErrNotCoordinator       = errors.New("another broker coordinates the group")
 	ErrNotAvailable         = errors.New("coordinator is not available")
 )
 
@@ -86,9 +91,17 @@ type Log interface {
 	Trim(ctx context.Context, before int64) error
 }
 
-// Logs opens the partitions of Topic, creating it at first use.
+// Logs are the partitions of Topic.
 type Logs interface {
-	Open(ctx context.Context) ([]Log, error)
+	// Create makes the topic if there is none.
+	Create(ctx context.Context) error
+	// Leads says of each partition whether this broker leads it. Await returns
+	// when the answer may be another than the last time.
+	Leads() []bool
+	Await(ctx context.Context) error
+	// Open returns a partition; it waits while it is being opened here.
+	// ErrNotCoordinator: another broker leads it.
+	Open(ctx context.Context, index int32) (Log, error)
 }
 
 // Config of a Coordinator. Zero values take the defaults.
@@ -139,17 +152,18 @@ func New(cfg Config, logs Logs, log *slog.Logger) *Coordinator {
 	return c
 }
 
-// Run loads the groups and serves them until ctx ends; whoever waits then is
-// told ErrNotAvailable.
+// Run loads the groups of the partitions that this broker leads and serves them
+// until ctx ends; whoever waits then is told ErrNotAvailable.
 func (c *Coordinator) Run(ctx context.Context) error {
 	g := run.New(ctx)
-	logs, err := c.logs.Open(ctx)
-	if err == nil && len(logs) != len(c.shards) {
-		err = fmt.Errorf("topic %s has %d partitions, want %d", Topic, len(logs), len(c.shards))
+	err := c.logs.Create(ctx)
+	leads := c.logs.Leads()
+	if err == nil && len(leads) != len(c.shards) {
+		err = fmt.Errorf("topic %s has %d partitions, want %d", Topic, len(leads), len(c.shards))
 	}
 	if err != nil {
 		for _, s := range c.shards {
-			s.shut()
+			s.shut(stopped, ErrNotAvailable)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -158,10 +172,21 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	loading := make(chan struct{}, 4) // shards that read their logs at the same time
 	for i, s := range c.shards {
+		s.lead(leads[i])
 		g.Go(fmt.Sprintf("group shard %d", i), func(ctx context.Context) error {
-			return s.run(ctx, logs[i], loading)
+			return s.run(ctx, c.logs, loading)
 		})
 	}
+	g.Go("group leaders", func(ctx context.Context) error {
+		for {
+			if err := c.logs.Await(ctx); err != nil {
+				return err
+			}
+			for i, led := range c.logs.Leads() {
+				c.shards[i].lead(led)
+			}
+		}
+	})
 	return g.Wait()
 }
 
@@ -382,8 +407,8 @@ func (c *Coordinator) Describe(group string, done func(Description, error)) {
 	}, fail)
 }
 
-// List returns every group without its members. It fails with ErrLoading while
-// any shard loads.
+// List returns every group that this broker coordinates, without its members. It
+// fails with ErrLoading while any shard loads.
 func (c *Coordinator) List(done func([]Description, error)) {
 	l := &listing{left: len(c.shards), done: done}
 	for _, s := range c.shards {
@@ -393,6 +418,11 @@ func (c *Coordinator) List(done func([]Description, error)) {
 				part = append(part, Description{Group: g.id, State: g.state, ProtocolType: g.protocolType})
 			}
 			x.answer(func() { l.add(part, nil) })
-		}, func(err error) { l.add(nil, err) })
+		}, func(err error) {
+			if errors.Is(err, ErrNotCoordinator) {
+				err = nil // another broker lists them
+			}
+			l.add(nil, err)
+		})
 	}
 }

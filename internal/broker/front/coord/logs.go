@@ -10,46 +10,64 @@ import (
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 )
 
-// StoredLogs are the Logs of a broker: partitions of the internal topic.
+// StoredLogs are the Logs of a broker: partitions of the internal topic. Its
+// pointer is used by one Coordinator.
 type StoredLogs struct {
 	Catalog    *catalog.Catalog
 	Partitions *partition.Set
+
+	seen catalog.Moment // of Await
 }
 
-// Open creates the topic if need be and waits until its partitions are open.
-func (l StoredLogs) Open(ctx context.Context) ([]Log, error) {
+// Create implements Logs.
+func (l *StoredLogs) Create(ctx context.Context) error {
+	if _, ok := l.Catalog.Topic(Topic); ok {
+		return nil
+	}
+	_, err := l.Catalog.CreateTopic(ctx, catalog.Topic{
+		Name: Topic, Partitions: Partitions, Internal: true,
+		Config: map[string]string{"cleanup.policy": "compact", "compression.type": "producer", "max.message.bytes": "104857600"},
+	})
+	if errors.Is(err, catalog.ErrTopicExists) {
+		return nil // another broker was faster
+	}
+	return err
+}
+
+// Leads implements Logs.
+func (l *StoredLogs) Leads() []bool {
 	t, ok := l.Catalog.Topic(Topic)
 	if !ok {
-		var err error
-		t, err = l.Catalog.CreateTopic(ctx, catalog.Topic{
-			Name: Topic, Partitions: Partitions, Internal: true,
-			Config: map[string]string{"cleanup.policy": "compact", "compression.type": "producer", "max.message.bytes": "104857600"},
-		})
-		if err != nil && !errors.Is(err, catalog.ErrTopicExists) {
-			return nil, err
-		}
-		if err != nil {
-			if t, ok = l.Catalog.Topic(Topic); !ok {
-				return nil, err
-			}
-		}
+		return nil
 	}
-	logs := make([]Log, t.Partitions)
-	for i := range logs {
-		p, err := l.open(ctx, partition.ID{Topic: t.ID, Index: int32(i)})
-		if err != nil {
-			return nil, fmt.Errorf("partition %d: %w", i, err)
-		}
-		logs[i] = storedLog{p}
+	leads := make([]bool, t.Partitions)
+	for i := range leads {
+		leads[i] = l.Catalog.Owns(catalog.Partition{Topic: t.ID, Index: int32(i)})
 	}
-	return logs, nil
+	return leads
 }
 
-func (l StoredLogs) open(ctx context.Context, id partition.ID) (*partition.Partition, error) {
+// Await implements Logs.
+func (l *StoredLogs) Await(ctx context.Context) (err error) {
+	l.seen, err = l.Catalog.AwaitMove(ctx, l.seen)
+	return err
+}
+
+// Open implements Logs.
+func (l *StoredLogs) Open(ctx context.Context, index int32) (Log, error) {
+	t, ok := l.Catalog.Topic(Topic)
+	if !ok {
+		return nil, fmt.Errorf("partition %d: %w", index, partition.ErrUnknownPartition)
+	}
 	for {
-		p, err := l.Partitions.Get(id)
-		if err == nil || !errors.Is(err, partition.ErrLoading) && !errors.Is(err, partition.ErrUnknownPartition) {
-			return p, err
+		p, err := l.Partitions.Get(partition.ID{Topic: t.ID, Index: index})
+		switch {
+		case err == nil:
+			return storedLog{p}, nil
+		case errors.Is(err, partition.ErrNotLeader):
+			return nil, fmt.Errorf("%w: %w", ErrNotCoordinator, err)
+		case !errors.Is(err, partition.ErrLoading) && !errors.Is(err, partition.ErrUnknownPartition):
+			return nil, fmt.Errorf("partition %d: %w", index, err)
 		}
 		// The catalog knows it and the set does not yet: it is being opened.
 		select {

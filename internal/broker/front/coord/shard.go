@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -28,11 +29,13 @@ type shard struct {
 	busy    bool  // a checkpoint is being written
 	trimmed chan error
 	tasks   *run.Group
+	terms   int // leaderships so far
 
 	mu    sync.Mutex // guards the rest
 	inbox []input
 	first []input // completions of appends: taken before inbox, also while quiet
 	phase phase
+	led   bool // by this broker
 	wake  chan struct{}
 }
 
@@ -41,6 +44,7 @@ type phase int
 const (
 	loading phase = iota
 	serving
+	elsewhere // another broker leads the partition
 	stopped
 )
 
@@ -62,6 +66,10 @@ func (s *shard) post(step func(*shard, time.Time, *effects), fail func(error)) {
 	case loading:
 		s.mu.Unlock()
 		fail(ErrLoading)
+		return
+	case elsewhere:
+		s.mu.Unlock()
+		fail(ErrNotCoordinator)
 		return
 	case stopped:
 		s.mu.Unlock()
@@ -100,21 +108,41 @@ func (s *shard) enter(p phase) {
 	s.mu.Unlock()
 }
 
-// shut answers everybody who waits; no input is taken any more.
-func (s *shard) shut() {
+// lead says whether this broker leads the partition.
+func (s *shard) lead(led bool) {
 	s.mu.Lock()
-	s.phase = stopped
+	changed := s.led != led
+	s.led = led
+	if !led && s.phase == loading {
+		s.phase = elsewhere
+	}
+	s.mu.Unlock()
+	if changed {
+		s.signal()
+	}
+}
+
+func (s *shard) leads() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.led
+}
+
+// shut answers everybody who waits; no input is taken in the phase that begins.
+func (s *shard) shut(p phase, why error) {
+	s.mu.Lock()
+	s.phase = p
 	inbox := s.inbox
 	s.inbox = nil
 	s.mu.Unlock()
 	for _, in := range inbox {
-		in.fail(ErrNotAvailable)
+		in.fail(why)
 	}
 	var x effects
 	for _, g := range s.groups {
 		for _, m := range g.members {
-			m.answerJoin(&x, JoinResult{Err: ErrNotAvailable, MemberID: m.id, Generation: -1})
-			m.answerSync(&x, SyncResult{Err: ErrNotAvailable})
+			m.answerJoin(&x, JoinResult{Err: why, MemberID: m.id, Generation: -1})
+			m.answerSync(&x, SyncResult{Err: why})
 		}
 	}
 	for _, fn := range x.answers {
@@ -136,22 +164,63 @@ func (s *shard) group(id string, create bool) *group {
 	return g
 }
 
-func (s *shard) run(ctx context.Context, log Log, loading chan struct{}) error {
-	tasks := run.New(context.WithoutCancel(ctx))
-	s.tasks = tasks
-	defer func() { s.finish(); tasks.Stop(); _ = tasks.Wait() }()
+// run serves whenever this broker leads the partition.
+func (s *shard) run(ctx context.Context, logs Logs, loading chan struct{}) error {
+	for {
+		for !s.leads() {
+			s.enter(elsewhere)
+			select {
+			case <-s.wake:
+			case <-ctx.Done():
+				s.shut(stopped, ErrNotAvailable)
+				return nil
+			}
+		}
+		if err := s.term(ctx, logs, loading); err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// term is one leadership: it reads the log and serves until the leadership or ctx
+// ends.
+func (s *shard) term(ctx context.Context, logs Logs, loads chan struct{}) error {
+	s.tasks = run.New(context.WithoutCancel(ctx))
+	s.terms++
+	s.groups, s.trimmed = map[string]*group{}, make(chan error, 1)
+	s.pending, s.written, s.kept, s.quiet, s.busy = 0, 0, 0, false, false
+	s.enter(loading)
+	defer func() {
+		if ctx.Err() == nil {
+			s.finish(elsewhere, ErrNotCoordinator)
+		} else {
+			s.finish(stopped, ErrNotAvailable)
+		}
+		s.tasks.Stop()
+		_ = s.tasks.Wait()
+	}()
 	select {
-	case loading <- struct{}{}:
+	case loads <- struct{}{}:
 	case <-ctx.Done():
 		return nil
 	}
-	s.log = log
-	err := s.read(ctx)
-	<-loading
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
+	var err error
+	if s.log, err = logs.Open(ctx, s.index); err == nil {
+		err = s.read(ctx)
+	}
+	<-loads
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, ErrNotCoordinator), !s.leads():
+		// It went as it came. Whoever says so next says it soon.
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
 		}
+		return nil
+	default:
 		return fmt.Errorf("load groups of %s/%d: %w", Topic, s.index, err)
 	}
 	s.enter(serving)
@@ -160,8 +229,8 @@ func (s *shard) run(ctx context.Context, log Log, loading chan struct{}) error {
 
 // finish shuts the shard and waits for appends under way, whose completions
 // still have answers to give.
-func (s *shard) finish() {
-	s.shut()
+func (s *shard) finish(p phase, why error) {
+	s.shut(p, why)
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()
 	for s.pending > 0 {
@@ -172,12 +241,12 @@ func (s *shard) finish() {
 		select {
 		case <-s.wake:
 		case <-deadline.C:
-			s.slog.Warn("appends of groups not confirmed at shutdown", "partition", s.index, "pending", s.pending)
+			s.slog.Warn("appends of groups not confirmed when the coordinator stopped", "partition", s.index, "pending", s.pending)
 			return
 		}
 	}
 	// Answers of steps taken since may have left new waiters behind.
-	s.shut()
+	s.shut(p, why)
 }
 
 // read rebuilds the groups from the log.
@@ -235,12 +304,12 @@ func (s *shard) readBatch(b batch.Batch, at int64, now time.Time) (int64, error)
 	return b.LastOffset() + 1, nil
 }
 
-// serve takes inputs and timers until ctx ends.
+// serve takes inputs and timers until the leadership or ctx ends.
 func (s *shard) serve(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	expire := time.Now().Add(s.cfg.ExpireEvery)
-	for {
+	for s.leads() {
 		s.steps(ctx, s.take())
 		now := time.Now()
 		next := expire
@@ -281,6 +350,7 @@ func (s *shard) serve(ctx context.Context) error {
 			}
 		}
 	}
+	return nil
 }
 
 // take empties the queue; while a checkpoint waits only completions are taken.
@@ -336,12 +406,15 @@ func (s *shard) perform(ctx context.Context, now time.Time, x *effects) {
 
 func (s *shard) append(ctx context.Context, b []byte, then func(time.Time, *effects, int64, error)) {
 	s.pending++
+	term := s.terms
 	s.log.Append(ctx, b, func(base int64, err error) {
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ErrNotAvailable, err)
 		}
 		s.complete(func(s *shard, now time.Time, x *effects) {
-			s.pending--
+			if term == s.terms {
+				s.pending--
+			}
 			then(now, x, base, err)
 		})
 	})

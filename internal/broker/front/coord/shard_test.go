@@ -22,25 +22,47 @@ type memLogs struct {
 	logs  [Partitions]*memLog
 	delay time.Duration
 	down  error
+	lost  map[int32]bool // led by another broker
+	moved chan struct{}
 }
 
 func newMemLogs(delay time.Duration) *memLogs {
-	m := &memLogs{delay: delay}
+	m := &memLogs{delay: delay, lost: map[int32]bool{}, moved: make(chan struct{}, 1)}
 	for i := range m.logs {
 		m.logs[i] = &memLog{m: m}
 	}
 	return m
 }
 
-func (m *memLogs) Open(context.Context) ([]Log, error) {
-	if m.down != nil {
-		return nil, m.down
+func (m *memLogs) Create(context.Context) error { return m.down }
+
+func (m *memLogs) Leads() []bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	leads := make([]bool, Partitions)
+	for i := range leads {
+		leads[i] = !m.lost[int32(i)]
 	}
-	var logs []Log
-	for _, l := range m.logs {
-		logs = append(logs, l)
+	return leads
+}
+
+func (m *memLogs) Await(ctx context.Context) error {
+	select {
+	case <-m.moved:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return logs, nil
+}
+
+func (m *memLogs) Open(_ context.Context, index int32) (Log, error) { return m.logs[index], nil }
+
+// move gives a partition to another broker, or back.
+func (m *memLogs) move(index int32, lost bool) {
+	m.mu.Lock()
+	m.lost[index] = lost
+	m.mu.Unlock()
+	m.moved <- struct{}{}
 }
 
 type memLog struct {

@@ -361,6 +361,13 @@ func (c *conn) flush() {
 	if len(c.sent) == 0 {
 		return
 	}
+	for _, r := range c.sent {
+		if r.Gate != nil && !r.Gate() {
+			c.dropSent()
+			c.close(reasonStale)
+			return
+		}
+	}
 	c.bufs = c.out.segments(c.bufs[:0])
 	err := c.send(c.bufs)
 	clear(c.bufs)

@@ -19,6 +19,10 @@ type Request struct {
 	Body          []byte    // the Handler's for good, or until Recycle
 	Arrived       time.Time // when its last byte had come
 
+	// Gate, if the Handler sets it, is asked right before the reply is written: the
+	// connection is closed instead when it says no.
+	Gate func() bool
+
 	conn  *conn
 	frame []byte // with Body; nil once recycled
 	size  int64  // bytes charged

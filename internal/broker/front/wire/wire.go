@@ -215,6 +215,7 @@ const (
 	reasonHeader  = "header"       // a header that cannot be read
 	reasonRequest = "request"      // the Handler could make nothing of it
 	reasonLimit   = "limit"        // MaxConns
+	reasonStale   = "stale"        // a reply may not be given any more
 	reasonDrain   = "drain"        // the server stops
 	reasonIO      = "io"           // everything else the socket reports
 )
