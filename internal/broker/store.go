@@ -189,7 +189,7 @@ func (e *Store) open(ctx context.Context) (err error) {
 		Catalog: e.catalog, Writer: e.writer, Store: e.blobs, Nonce: e.nonce, Names: names, Log: e.log,
 	}, starts{e.set}, e.background())
 	e.sweeper = e.jobs.Sweeper()
-	e.saver = write.NewSnapshotter(e.catalog, e.blobs, e.cfg.Snapshots, e.log)
+	e.saver = write.NewSnapshotter(e.catalog, e.blobs, e.snapshots(), e.log)
 	e.log.Info("store is open", "broker", e.on.Broker, "epoch", e.writer.Epoch(), "log", e.on.kind(), "topics", len(e.catalog.Topics()),
 		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))
 	return nil

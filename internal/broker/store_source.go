@@ -92,6 +92,23 @@ func (e *Store) background() write.BackgroundConfig {
 	cfg := e.cfg.Background
 	cfg.Sweep = e.cfg.Sweep
 	cfg.Sweep.SnapshotEvery = e.cfg.Snapshots.Interval()
+	if cfg.Sweep.Collects == nil {
+		cfg.Sweep.Collects = e.controls
+	}
 	cfg.Busy = func() bool { return e.set.Usage().Waiting > 0 || e.flusher.Stats().Stalled > 0 }
+	return cfg
+}
+
+// controls says whether what one broker does for all is this one's work.
+func (e *Store) controls() bool {
+	return e.member == nil || e.catalog.Controller() == (catalog.LogID{Broker: e.writer.Broker(), Epoch: e.writer.Epoch()})
+}
+
+// snapshots is the configuration of who saves the metadata.
+func (e *Store) snapshots() write.SnapshotConfig {
+	cfg := e.cfg.Snapshots
+	if cfg.Mine == nil {
+		cfg.Mine = e.controls
+	}
 	return cfg
 }
