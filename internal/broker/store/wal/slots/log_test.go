@@ -180,6 +180,43 @@ func TestLargeRecords(t *testing.T) {
 	})
 }
 
+// While slots get full, the next one waits to be full as long as a put takes, and
+// no longer; also when nothing is in flight.
+func TestBulkLinger(t *testing.T) {
+	for _, c := range []struct{ put, want time.Duration }{
+		{20 * time.Millisecond, 50 * time.Millisecond},
+		{150 * time.Millisecond, 150 * time.Millisecond},
+		{600 * time.Millisecond, 250 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var puts []time.Time
+			store := newLate(func(int, string) outcome {
+				puts = append(puts, time.Now())
+				return outcome{delay: c.put}
+			})
+			cfg := testConfig(store)
+			cfg.MaxSlotBytes, cfg.InFlight = 1000, 2
+			l := start(t, cfg)
+			l.add("x") // alone
+			time.Sleep(c.put)
+			full := time.Now()
+			for range 20 {
+				l.add(strings.Repeat("x", 100))
+			}
+			time.Sleep(10 * time.Second)
+			if err := l.end(); err != nil || l.fates(21) != 21 {
+				t.Error(err)
+			}
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			// The first goes at once, the last lingers, those between are full.
+			if len(puts) != 4 || puts[3].Sub(full) != max(c.want, c.put) {
+				t.Errorf("puts of %v: %d, the last after %v, want after %v", c.put, len(puts), puts[len(puts)-1].Sub(full), c.want)
+			}
+		})
+	}
+}
+
 // Slots that are stored out of order are acknowledged in order.
 func TestReorderedCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

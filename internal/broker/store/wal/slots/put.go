@@ -57,7 +57,14 @@ func (l *Log) attempt(ctx context.Context, s *slot) error {
 	err = l.cfg.Store.Put(ctx, l.epoch.key(s.seq), body, s.bytes())
 	l.mu.Lock()
 	l.stats.Puts++
-	l.stats.PutNanos += time.Since(began).Nanoseconds()
+	took := time.Since(began)
+	l.stats.PutNanos += took.Nanoseconds()
+	switch {
+	case err == nil && l.putTime == 0:
+		l.putTime = took
+	case err == nil:
+		l.putTime += (took - l.putTime) / 8
+	}
 	l.mu.Unlock()
 	return err
 }

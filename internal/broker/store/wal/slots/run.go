@@ -150,9 +150,12 @@ func (l *Log) state() state {
 // due is when the slot that fills is to be started. Call with l.mu held.
 func (l *Log) due(now time.Time) time.Time {
 	linger, spent := l.budget.linger(now)
-	// While slots get full within the linger, waiting for the next one costs little
-	// and saves the requests for what those in flight left over.
-	bulk := now.Sub(l.filled) < 2*linger
+	// While slots get full, waiting for the next one as long as a put takes costs
+	// little and saves the requests for what those in flight left over.
+	bulk := now.Sub(l.filled) < 2*l.cfg.MaxLinger
+	if bulk {
+		linger = max(linger, min(l.putTime, l.cfg.MaxLinger))
+	}
 	var at time.Time
 	if (len(l.flight) > 0 || bulk) && !l.ending {
 		at = l.fill.since.Add(linger)

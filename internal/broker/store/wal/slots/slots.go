@@ -173,10 +173,11 @@ type Log struct {
 	promised int64 // set aside by Reserve
 	next     wal.LSN
 	durable  wal.LSN
-	seq      int64     // of the last slot started
-	window   int       // slots that may be started now: InFlight, less after failures
-	started  time.Time // the last slot was
-	filled   time.Time // the last one became full
+	seq      int64         // of the last slot started
+	window   int           // slots that may be started now: InFlight, less after failures
+	started  time.Time     // the last slot was
+	filled   time.Time     // the last one became full
+	putTime  time.Duration // of a put, lately
 	budget   budget
 	ending   bool
 	err      error // final
