@@ -20,6 +20,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the server: the tape (Kafka), OTLP intake, evaluation, gates, API and pages."`
 	Send    sendCmd    `cmd:"" help:"Send recorded telemetry, events or feedback to a running server."`
 	Topic   topicCmd   `cmd:"" help:"List, describe, create and read topics of the tape or of any Kafka cluster."`
+	Storage storageCmd `cmd:"" help:"Look into the store: sizes and costs, objects, checksums, and what it stands on."`
 	Release releaseCmd `cmd:"" help:"Register a release; start, move and finish its deployment."`
 	Gate    gateCmd    `cmd:"" help:"Show a release's gate, check a policy file, simulate false alarms."`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -499,3 +499,54 @@ func TestKeyTooLongWithPrefix(t *testing.T) {
 		t.Error("more than one PUT carries was sent")
 	}
 }
+
+func TestBucketRules(t *testing.T) {
+	rule := func(id, prefix, status, action string) string {
+		return fmt.Sprintf("<Rule><ID>%s</ID><Filter><Prefix>%s</Prefix></Filter><Status>%s</Status>%s</Rule>", id, prefix, status, action)
+	}
+	const expires = "<Expiration><Days>30</Days></Expiration>"
+	lifecycle := "<LifecycleConfiguration>" +
+		rule("all", "", "Enabled", expires) + rule("ours", "tape/wal/", "Enabled", expires) + rule("above", "ta", "Enabled", expires) +
+		rule("others", "logs/", "Enabled", expires) + rule("off", "", "Disabled", expires) +
+		rule("parts", "", "Enabled", "<AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation></AbortIncompleteMultipartUpload>") +
+		rule("cold", "tape/", "Enabled", "<Transition><Days>30</Days><StorageClass>GLACIER</StorageClass></Transition>") +
+		"</LifecycleConfiguration>"
+	for name, c := range map[string]struct {
+		lifecycle, versioning func(w http.ResponseWriter) bool
+		want                  BucketRules
+		err                   error
+	}{
+		"rules": {
+			func(w http.ResponseWriter) bool { fmt.Fprint(w, lifecycle); return true },
+			func(w http.ResponseWriter) bool {
+				fmt.Fprint(w, "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
+				return true
+			},
+			BucketRules{Deletes: []string{`"all"`, `"ours" on tape/wal/`, `"above" on ta`}, Moves: []string{`"cold" on tape/`}, Versioned: true}, nil,
+		},
+		"none": {
+			func(w http.ResponseWriter) bool { return fail(w, 404, "NoSuchLifecycleConfiguration") },
+			func(w http.ResponseWriter) bool { fmt.Fprint(w, "<VersioningConfiguration/>"); return true }, BucketRules{}, nil,
+		},
+		"not implemented": {
+			func(w http.ResponseWriter) bool { return fail(w, 501, "NotImplemented") },
+			func(w http.ResponseWriter) bool { return fail(w, 501, "NotImplemented") }, BucketRules{}, nil,
+		},
+		"denied": {func(w http.ResponseWriter) bool { return fail(w, 403, "AccessDenied") }, nil, BucketRules{}, blob.ErrRefused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
+				if r.URL.Query().Has("lifecycle") {
+					return c.lifecycle(w)
+				}
+				return r.URL.Query().Has("versioning") && c.versioning(w)
+			})
+			got, err := f.open(t, func(c *Config) { c.Prefix = "tape" }).BucketRules(t.Context())
+			if diff := cmp.Diff(c.want, got); !errors.Is(err, c.err) || diff != "" {
+				t.Error(err, diff)
+			}
+			isSafe(t, err)
+		})
+	}
+}

@@ -135,15 +135,14 @@ func (v *verifier) pieces(ctx context.Context, t task, f *object.Footer, x *obje
 			err := e.Check(piece)
 			switch {
 			case err != nil:
-				v.damage(Damage{Key: t.key, Offset: e.Pos, Problem: err.Error()})
-				continue // the others may be whole
+				err = fmt.Errorf("%w; it holds %s/%d, offsets %d to %d", err, names[e.Topic], e.Partition, e.Base, e.Last)
 			case tails[e.Pos]:
 				err = v.tail(piece, e, names)
 			default:
 				err = v.block(piece, e)
 			}
 			if err != nil {
-				v.damage(Damage{Key: t.key, Offset: e.Pos, Problem: err.Error()})
+				v.damage(Damage{Key: t.key, Offset: e.Pos, Problem: err.Error()}) // and go on: the others may be whole
 			}
 		}
 		all = all[n:]

@@ -215,8 +215,11 @@ type Stats struct {
 	Classes    []ClassStats `json:"classes"` // those that have objects
 	Total      ClassStats   `json:"total"`
 	Logs       []LogStats   `json:"logs"`
-	Live       *Live        `json:"live,omitempty"`     // of the server that was asked
-	USDMonth   float64      `json:"usd_requests_month"` // of Live's requests, at their rate since it started
+	// Of a log on this machine, spare segments included.
+	LogFiles     int     `json:"log_files,omitempty"`
+	LogFileBytes int64   `json:"log_file_bytes,omitempty"`
+	Live         *Live   `json:"live,omitempty"`     // of the server that was asked
+	USDMonth     float64 `json:"usd_requests_month"` // of Live's requests, at their rate since it started
 }
 
 // Stats lists the whole store and sums it up. live may be nil.

@@ -235,6 +235,7 @@ func (d *Damage) Error() string { return d.String() }
 func (v *verifier) damage(d Damage) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	d.Problem = strings.TrimPrefix(d.Problem, object.ErrCorrupt.Error()+": ")
 	v.report.Damages = append(v.report.Damages, d)
 }
 
