@@ -25,8 +25,26 @@ type Replace struct {
 	// ranges under a higher generation.
 	Covered []Visible
 	Outputs []NewObject
+	// Steady are partitions whose records, so leader and log start, must be as they
+	// were, too.
+	Steady []Steady
 	// Deadline is when the inputs may be deleted, in ms.
 	Deadline int64
+}
+
+// Steady is a partition's record at a moment.
+type Steady struct {
+	Partition Partition
+	Record    Record
+	rev       int64
+}
+
+// Steady returns a partition's record as it is now.
+func (c *Catalog) Steady(p Partition) Steady {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	e := c.ix.parts[p]
+	return Steady{p, Record{e.Leader, e.LeaderEpoch, e.LogStart, e.Epochs}, e.modRev}
 }
 
 // Replace makes the outputs visible and the inputs invisible, both or neither.
@@ -95,6 +113,9 @@ func (w *Writer) replacement(r Replace) (t meta.Txn, proof meta.Op, err error) {
 	}
 	for _, v := range r.Covered {
 		t.If = append(t.If, meta.ModRevIs(v.key, v.Rev))
+	}
+	for _, s := range r.Steady {
+		t.If = append(t.If, meta.ModRevIs(partKey(s.Partition), s.rev))
 	}
 	topics := map[string]bool{}
 	for _, o := range r.Outputs {

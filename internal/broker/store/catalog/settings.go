@@ -18,6 +18,12 @@ type Settings struct {
 	RetentionBytes     int64 // per partition, -1 unbounded
 	Compact            bool
 	Delete             bool // retention applies
+	// Of compaction: the share of uncompacted bytes at which it starts, the bounds
+	// of a record's age when it is done, and how long tombstones and markers stay.
+	MinDirtyRatio   float64
+	MinLagMillis    int64
+	MaxLagMillis    int64
+	TombstoneMillis int64
 }
 
 // Kind is the type of a configuration value as Kafka names it.
@@ -117,6 +123,10 @@ func settings(config map[string]string) Settings {
 	has := func(p string) bool {
 		return slices.ContainsFunc(policies, func(s string) bool { return strings.TrimSpace(s) == p })
 	}
+	dirty, err := strconv.ParseFloat(value("min.cleanable.dirty.ratio"), 64)
+	if err != nil {
+		dirty = 0.5
+	}
 	return Settings{
 		MaxMessageBytes:    int(number("max.message.bytes")),
 		LogAppendTime:      value("message.timestamp.type") == "LogAppendTime",
@@ -126,6 +136,10 @@ func settings(config map[string]string) Settings {
 		RetentionBytes:     number("retention.bytes"),
 		Compact:            has("compact"),
 		Delete:             has("delete"),
+		MinDirtyRatio:      dirty,
+		MinLagMillis:       number("min.compaction.lag.ms"),
+		MaxLagMillis:       number("max.compaction.lag.ms"),
+		TombstoneMillis:    number("delete.retention.ms"),
 	}
 }
 

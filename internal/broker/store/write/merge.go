@@ -226,7 +226,8 @@ func (m *Merger) neighbours(p catalog.Partition, singles []catalog.Visible) []ca
 		if ok && x.Object.Size >= m.cfg.MiddleBytes {
 			t = m.tier(x.Object.Size)
 		}
-		if !whole || t == 4 || len(run) > 0 && t != tier {
+		// What was compacted says so by its generation, and stays apart.
+		if !whole || t == 4 || len(run) > 0 && (t != tier || compacted(x.Object) != compacted(run[0].Object)) {
 			run, size = nil, 0
 			if !whole || t == 4 {
 				continue
@@ -296,7 +297,6 @@ func (m *Merger) run(ctx context.Context, job []catalog.Visible) error {
 			return fmt.Errorf("merge %d objects: %w", len(job), err)
 		}
 		inputs[i] = in
-		f.Generation = max(f.Generation, v.Object.Generation+1)
 		f.Inputs = append(f.Inputs, v.Object.Name)
 	}
 	joints, err := m.gather(ctx, g, inputs)
@@ -319,7 +319,15 @@ func (m *Merger) outputs(g *gets, inputs []*input, joints []joint, f object.Foot
 	leaving := m.leaving(inputs, joints)
 	var outputs []*output
 	add := func(all []joint, single bool) error {
-		f.Identity = m.identity()
+		f.Identity, f.Generation = m.identity(), 0
+		for _, in := range inputs {
+			if !in.visible.Single {
+				f.Generation = max(f.Generation, in.visible.Object.Generation+1)
+			}
+		}
+		for _, j := range all {
+			f.Generation = max(f.Generation, j.generation+1)
+		}
 		o, err := m.join(g, inputs, all, f, m.cfg.BlockBytes, m.cfg.Memory, single)
 		if err != nil {
 			return err
@@ -336,6 +344,9 @@ func (m *Merger) outputs(g *gets, inputs []*input, joints []joint, f object.Foot
 				return nil, err
 			}
 			continue
+		case j.generation >= cleanStep:
+			// A set's generation would no longer say what was compacted.
+			return nil, fmt.Errorf("%w: the key of %s at %d is taken", catalog.ErrChanged, j.p, j.base)
 		case len(rest) > 0 && size+j.bytes > m.cfg.LargeBytes:
 			if err := add(rest, false); err != nil {
 				return nil, err

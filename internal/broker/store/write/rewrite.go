@@ -103,17 +103,31 @@ func (o *output) object() catalog.NewObject {
 // up until a later round.
 const putTries = 4
 
-// exchange puts the outputs and makes the replacement. What was put and is not
-// to become visible is handed to the collector, or left to the sweeper.
+// exchange puts the outputs and makes the replacement.
 func (b *Base) exchange(ctx context.Context, stats *JobStats, r catalog.Replace, outputs []*output) error {
+	defer b.forget(outputs)
 	for _, o := range outputs {
 		b.Names.add(o.name())
-		defer b.Names.remove(o.name())
 	}
 	for _, o := range outputs {
 		if err := b.put(ctx, stats, o); err != nil {
 			return err
 		}
+	}
+	return b.commit(ctx, stats, r, outputs)
+}
+
+// forget leaves what was not committed to the sweeper.
+func (b *Base) forget(outputs []*output) {
+	for _, o := range outputs {
+		b.Names.remove(o.name())
+	}
+}
+
+// commit makes the replacement. Outputs that are not to become visible are handed
+// to the collector.
+func (b *Base) commit(ctx context.Context, stats *JobStats, r catalog.Replace, outputs []*output) error {
+	for _, o := range outputs {
 		r.Outputs = append(r.Outputs, o.object())
 	}
 	r.Deadline = b.deadline()
@@ -193,6 +207,9 @@ type joint struct {
 	blocks []object.Source
 	bytes  int64
 	tail   object.Tail
+	// generation is the highest of those whose records are kept. What only keeps a
+	// tail hides nothing that anybody could still see.
+	generation int32
 }
 
 // errOverlap says that two inputs hold the same offsets, which can't be in one
@@ -260,6 +277,7 @@ func (b *Base) fill(ctx context.Context, g *gets, inputs []*input, j *joint) err
 			j.bytes += int64(e.Len)
 		}
 		kept = kept || s.r.End > start
+		j.generation = max(j.generation, inputs[s.input].visible.Object.Generation)
 	}
 	end := j.spans[len(j.spans)-1].r.End
 	switch {
