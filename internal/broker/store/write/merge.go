@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/looptape/looptape/internal/broker/batch"
@@ -193,17 +192,34 @@ func (m *Merger) level(sets []catalog.Visible) []catalog.Visible {
 	return nil
 }
 
-// leave is how many bytes would leave the sets if these were merged.
+// leave is how many bytes would leave the sets if these were merged: of stretches
+// that are together, since others lie between the rest.
 func (m *Merger) leave(sets []catalog.Visible) (sum int64) {
-	together := map[catalog.Partition]int64{}
+	byPartition := map[catalog.Partition][]catalog.Range{}
 	for _, v := range sets {
 		for i, n := range m.Catalog.Needs(v) {
 			if n == catalog.NeedRecords {
-				together[v.Ranges[i].Partition] += v.Ranges[i].Bytes
+				byPartition[v.Ranges[i].Partition] = append(byPartition[v.Ranges[i].Partition], v.Ranges[i])
 			}
 		}
 	}
-	large := slices.DeleteFunc(slices.Sorted(maps.Values(together)), func(n int64) bool { return n < m.cfg.LeaveBytes })
+	var large []int64
+	for p, all := range byPartition {
+		slices.SortFunc(all, func(x, y catalog.Range) int { return cmp.Compare(x.Base, y.Base) })
+		shown := m.Catalog.Extents(p)
+		for first := 0; first < len(all); {
+			var together int64
+			next := first
+			for ; next < len(all) && (next == first || neighbours(shown, all[next-1].End, all[next].Base)); next++ {
+				together += all[next].Bytes
+			}
+			if _, taken := m.Catalog.SingleAt(p, all[first].Base); together >= m.cfg.LeaveBytes && !taken {
+				large = append(large, together)
+			}
+			first = next
+		}
+	}
+	slices.Sort(large)
 	for _, n := range large[max(0, len(large)-maxLeaving(len(sets))):] {
 		sum += n
 	}
