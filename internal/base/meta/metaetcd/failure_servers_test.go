@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,7 +81,65 @@ func (w *worker) check(ctx context.Context) error {
 // and a watch that begins anew where it ended sees every step once.
 func TestKilledServer(t *testing.T) {
 	server := rig.Etcd(t)
-	url := server.URL("killed") + "?timeout=2s"
+	torture(t, server.URL("killed")+"?timeout=2s", 4, func(int) { server.Restart() })
+}
+
+// The same while the leader of three members is killed, or hangs until another
+// leads.
+func TestKilledLeader(t *testing.T) {
+	dir := t.TempDir()
+	var clients, peers, names []string
+	for i := range 3 {
+		clients = append(clients, fmt.Sprintf("127.0.0.1:%d", rig.Port(t)))
+		peers = append(peers, fmt.Sprintf("http://127.0.0.1:%d", rig.Port(t)))
+		names = append(names, fmt.Sprintf("m%d=%s", i, peers[i]))
+	}
+	members := make([]*rig.Process, 3)
+	start := func(i int) {
+		members[i] = rig.Start(t, dir, filepath.Join(rig.Root(), ".cache", "bin", "etcd"),
+			"--name", fmt.Sprint("m", i), "--data-dir", filepath.Join(dir, fmt.Sprint(i)), "--log-level", "error",
+			"--listen-client-urls", "http://"+clients[i], "--advertise-client-urls", "http://"+clients[i],
+			"--listen-peer-urls", peers[i], "--initial-advertise-peer-urls", peers[i], "--initial-cluster", strings.Join(names, ","))
+	}
+	for i := range members {
+		start(i)
+	}
+	url := "etcd://" + strings.Join(clients, ",") + "/led?timeout=2s"
+	var s *Store
+	rig.Until(t, 60*time.Second, func() error {
+		cfg, err := Parse(url)
+		if err == nil {
+			s, err = Open(t.Context(), cfg)
+		}
+		return err
+	})
+	defer s.Close()
+	torture(t, url, 4, func(round int) {
+		leader := -1
+		rig.Until(t, 30*time.Second, func() error {
+			for i, h := range s.Health(t.Context()) {
+				if h.Leader {
+					leader = i
+					return nil
+				}
+			}
+			return errors.New("no leader")
+		})
+		if round%2 == 0 {
+			members[leader].Kill()
+			start(leader)
+			return
+		}
+		pid := -members[leader].PID()
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+		time.Sleep(3 * time.Second) // more than an election takes
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+	})
+}
+
+// torture lets workers count while a nemesis strikes some times.
+func torture(t *testing.T, url string, rounds int, nemesis func(round int)) {
+	t.Helper()
 	watcher := openURL(t, url)
 	var done, unknown atomic.Int64
 	ctx, cancel := context.WithCancel(t.Context())
@@ -130,15 +191,15 @@ func TestKilledServer(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	})
-	for range 4 {
+	for round := range rounds {
 		before := done.Load()
-		rig.Until(t, 30*time.Second, func() error {
+		rig.Until(t, 60*time.Second, func() error {
 			if n := done.Load(); n < before+200 {
 				return fmt.Errorf("%d steps of 200", n-before)
 			}
 			return nil
 		})
-		server.Restart()
+		nemesis(round)
 	}
 	close(stop)
 	working.Wait()

@@ -56,6 +56,7 @@ func (suite Suite) Run(t *testing.T) {
 		{"watch of large changes", watchLarge},
 		{"watch too late", func(t *testing.T, s meta.Store) { watchLate(t, s, suite.Compact) }},
 		{"progress", progress},
+		{"against a model", random},
 		{"lease", leases},
 		{"lease that is gone", leaseGone},
 		{"lease expires", leaseExpires},
