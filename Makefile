@@ -37,7 +37,7 @@ test: vet ## everything fast: unit, property and transcript tests
 vet:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "gofmt would change: $$bad"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,crash,compat,browser,demo,bench,servers ./test/... ./internal/...
+	$(GO) vet -tags e2e,crash,compat,browser,demo,bench,servers ./test/... ./internal/... ./cmd/...
 
 race: ## the packages with concurrency under the race detector
 	$(RACE) $(CONCURRENT)
@@ -45,8 +45,8 @@ race: ## the packages with concurrency under the race detector
 e2e: build ## the loop end to end on the tape, recorded traffic twice; and hostile input on every port
 	$(GO) test -tags e2e -count=1 -timeout 15m ./test/e2e/... ./test/hostile/...
 
-servers: tools ## the object store contract against a real S3 server
-	$(GO) test -tags servers -count=1 -timeout 15m ./internal/base/... ./test/rig/...
+servers: tools ## the object store and metadata contracts against a real S3 server and etcd
+	$(GO) test -tags servers -count=1 -timeout 15m ./internal/base/... ./test/rig/... ./cmd/...
 
 sim: ## the storage engine in a faulty world, SEEDS seeds (2000) or SEED=n alone
 	LOOPTAPE_SEED=$(SEED) LOOPTAPE_SEEDS=$(or $(SEEDS),2000) $(GO) test -count=1 -timeout 30m -v -run 'TestSim$$' ./test/sim
