@@ -19,7 +19,7 @@ type serverFlags struct {
 	HTTP     string   `name:"http" help:"Address of the API and the pages." default:"127.0.0.1:8080" env:"LOOPTAPE_HTTP" placeholder:"HOST:PORT"`
 	OTLPHTTP string   `name:"otlp-http" help:"Address of the OTLP/HTTP listener." default:"127.0.0.1:4318" env:"LOOPTAPE_OTLP_HTTP" placeholder:"HOST:PORT"`
 	OTLPGRPC string   `name:"otlp-grpc" help:"Address of the OTLP/gRPC listener." default:"127.0.0.1:4317" env:"LOOPTAPE_OTLP_GRPC" placeholder:"HOST:PORT"`
-	Blob     string   `help:"URL of the object store for bodies above 256 KiB; by default a folder under --data." env:"LOOPTAPE_BLOB" placeholder:"URL"`
+	Blob     string   `help:"URL of the object store, of the tape and of bodies above 256 KiB: s3://bucket/prefix?endpoint=URL or a directory; by default folders under --data." env:"LOOPTAPE_BLOB" placeholder:"URL"`
 	LogLevel string   `help:"debug, info, warn or error." default:"${loglevel}" enum:"debug,info,warn,error" env:"LOOPTAPE_LOG_LEVEL"`
 }
 
@@ -38,8 +38,14 @@ func (f *serverFlags) logger(s *streams) *slog.Logger {
 
 type serveCmd struct {
 	serverFlags
-	Policy  []string `help:"Gate policy file; repeatable. Without one the built-in default applies." type:"existingfile" placeholder:"FILE"`
-	Webhook string   `help:"URL that is told of every decision, signed with LOOPTAPE_WEBHOOK_SECRET." env:"LOOPTAPE_WEBHOOK" placeholder:"URL"`
+	NoLoop     bool     `name:"no-loop" help:"Run the tape alone: Kafka, and health and metrics over HTTP." env:"LOOPTAPE_NO_LOOP"`
+	Meta       string   `help:"Metadata shared by several brokers: etcd://host:port,host:port/prefix. By default a file under --data." env:"LOOPTAPE_META" placeholder:"URL"`
+	WAL        string   `name:"wal" help:"Where the log is kept until it is in objects: file (under --data) or object (in --blob). By default file, and object with etcd." env:"LOOPTAPE_WAL" placeholder:"KIND"`
+	NodeID     int32    `name:"node-id" help:"This broker's number, one of its own for each broker." env:"LOOPTAPE_NODE_ID" placeholder:"N"`
+	Advertised string   `help:"Address that clients and other brokers are told; by default the one of --kafka." env:"LOOPTAPE_ADVERTISED" placeholder:"HOST:PORT"`
+	Rack       string   `help:"Rack or zone that clients are told." env:"LOOPTAPE_RACK" placeholder:"NAME"`
+	Policy     []string `help:"Gate policy file; repeatable. Without one the built-in default applies." type:"existingfile" placeholder:"FILE"`
+	Webhook    string   `help:"URL that is told of every decision, signed with LOOPTAPE_WEBHOOK_SECRET." env:"LOOPTAPE_WEBHOOK" placeholder:"URL"`
 }
 
 func (serveCmd) Help() string {
@@ -47,6 +53,11 @@ func (serveCmd) Help() string {
   looptape serve                                        everything on loopback, data in ./looptape-data
   looptape serve --brokers kafka1:9092,kafka2:9092      the loop on an existing cluster
   looptape serve --policy gates/support.yaml            with a policy of your own
+  looptape serve --no-loop --blob s3://tape             the tape alone, its objects in a bucket
+
+Two brokers on one bucket; either takes over when the other dies:
+  looptape serve --no-loop --node-id 1 --kafka 10.0.0.1:9092 --blob s3://tape/prod --meta etcd://etcd-1:2379,etcd-2:2379/prod
+  looptape serve --no-loop --node-id 2 --kafka 10.0.0.2:9092 --blob s3://tape/prod --meta etcd://etcd-1:2379,etcd-2:2379/prod
 
 Then point an application at it:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318`
@@ -54,6 +65,8 @@ Then point an application at it:
 
 func (c *serveCmd) Run(ctx context.Context, s *streams) error {
 	cfg := c.config()
+	cfg.NoLoop = c.NoLoop
+	cfg.Tape = app.Tape{Meta: c.Meta, WAL: c.WAL, NodeID: c.NodeID, Advertised: c.Advertised, Rack: c.Rack}
 	for _, name := range c.Policy {
 		b, err := os.ReadFile(name)
 		if err != nil {
@@ -78,8 +91,12 @@ func (c *serveCmd) Run(ctx context.Context, s *streams) error {
 // listening says where everything is.
 func listening(at app.Addresses) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "pages and API  %s\n", at.HTTP)
-	fmt.Fprintf(&b, "OTLP           %s (HTTP), %s (gRPC)\n", at.OTLPHTTP, at.OTLPGRPC)
+	if at.OTLPHTTP != "" {
+		fmt.Fprintf(&b, "pages and API  %s\n", at.HTTP)
+		fmt.Fprintf(&b, "OTLP           %s (HTTP), %s (gRPC)\n", at.OTLPHTTP, at.OTLPGRPC)
+	} else {
+		fmt.Fprintf(&b, "health         %s/readyz\n", at.HTTP)
+	}
 	fmt.Fprintf(&b, "Kafka          %s\n", strings.Join(at.Kafka, ","))
 	return b.String()
 }

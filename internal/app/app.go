@@ -37,13 +37,15 @@ import (
 
 // Config is all that one process is told. See cmd/looptape for the defaults.
 type Config struct {
-	Data     string   // directory of everything that is kept
+	Data     string   // directory of everything that is kept, unless Blob and Meta say otherwise
 	Kafka    string   // the tape's listener, host:port
 	Brokers  []string // an existing cluster; then no tape is started
+	Tape     Tape     // the tape beyond one machine
+	NoLoop   bool     // run the tape alone
 	HTTP     string   // API and pages, host:port
 	OTLPHTTP string
 	OTLPGRPC string
-	Blob     string // URL of the store for large bodies; default Data/claims
+	Blob     string // URL of the object store, of the tape and for large bodies; default: folders of Data
 
 	Policies      []PolicyFile // gate policies; none: the built-in default
 	Webhook       string       // URL told of decisions
@@ -54,7 +56,7 @@ type Config struct {
 
 // Addresses are where a process listens: URLs, and Kafka's as host:port.
 type Addresses struct {
-	HTTP, OTLPHTTP, OTLPGRPC string
+	HTTP, OTLPHTTP, OTLPGRPC string // OTLP: empty without the loop
 	Kafka                    []string
 }
 
@@ -92,6 +94,9 @@ func (a *App) open(ctx context.Context) (err error) {
 	if a.policies, err = a.loadPolicies(); err != nil {
 		return err
 	}
+	if err := a.cfg.check(); err != nil {
+		return err
+	}
 	kafkaConns, otherConns := connections(openFiles())
 	// All ports before the data: one that is taken is the commonest mistake, and nothing has been touched yet.
 	for _, l := range []struct {
@@ -102,6 +107,9 @@ func (a *App) open(ctx context.Context) (err error) {
 		{"OTLP/HTTP", "--otlp-http", a.cfg.OTLPHTTP, &a.otlpHTTP},
 		{"OTLP/gRPC", "--otlp-grpc", a.cfg.OTLPGRPC, &a.otlpGRPC},
 	} {
+		if a.cfg.NoLoop && l.to != &a.http {
+			continue // nothing is taken in
+		}
 		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.addr)
 		if err != nil {
 			return listenError(l.what, l.flag, l.addr, err)
@@ -119,15 +127,14 @@ func (a *App) open(ctx context.Context) (err error) {
 		a.brokers = a.cfg.Brokers
 		return nil
 	}
-	cfg := broker.DefaultConfig(filepath.Join(a.cfg.Data, "tape"))
-	cfg.Listen = a.cfg.Kafka
+	cfg := a.cfg.tape()
 	cfg.MaxConns = kafkaConns
 	if a.tape, err = broker.Open(ctx, cfg, a.log.With("part", "tape"), a.registry); err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "listen" {
 			return listenError("the tape", "--kafka", a.cfg.Kafka, err)
 		}
-		return fmt.Errorf("tape: %w", err)
+		return tapeError(err)
 	}
 	a.brokers = []string{a.tape.Addr()}
 	return nil
@@ -151,10 +158,11 @@ func (a *App) release() {
 
 // Addresses says where the process listens.
 func (a *App) Addresses() Addresses {
-	return Addresses{
-		HTTP: "http://" + a.http.Addr().String(), OTLPHTTP: "http://" + a.otlpHTTP.Addr().String(),
-		OTLPGRPC: a.otlpGRPC.Addr().String(), Kafka: a.brokers,
+	at := Addresses{HTTP: "http://" + a.http.Addr().String(), Kafka: a.brokers}
+	if !a.cfg.NoLoop {
+		at.OTLPHTTP, at.OTLPGRPC = "http://"+a.otlpHTTP.Addr().String(), a.otlpGRPC.Addr().String()
 	}
+	return at
 }
 
 func (a *App) at(phase string) { a.phase.Store(&phase) }
@@ -203,7 +211,7 @@ func (a *App) Run(ctx context.Context) error {
 
 	if a.tape != nil {
 		a.at("starting the tape")
-		tape.Go("tape", watched("tape", a.tape.Run))
+		tape.Go("tape", watched("tape", func(ctx context.Context) error { return fencedError(a.tape.Run(ctx)) }))
 	}
 	// The API answers from now on, with 503 until the loop stands.
 	servers := a.servers()
@@ -212,11 +220,17 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	var parts *parts
 	var buildErr error
-	if parts, buildErr = a.build(all); buildErr == nil {
+	build := a.build
+	if a.cfg.NoLoop {
+		build = a.buildTape
+	}
+	if parts, buildErr = build(all); buildErr == nil {
 		for _, s := range parts.stages {
 			loop.Go(s.name, watched(s.name, s.run))
 		}
-		intake.Go("otlp/grpc", watched("otlp/grpc", parts.grpc.run))
+		if parts.grpc != nil {
+			intake.Go("otlp/grpc", watched("otlp/grpc", parts.grpc.run))
+		}
 		a.handler.Store(&parts.handler)
 		a.at("")
 		close(a.ready)

@@ -87,9 +87,9 @@ func (a *App) build(ctx context.Context) (*parts, error) {
 	}
 
 	a.at("building the loop")
-	blobURL := a.cfg.Blob
-	if blobURL == "" {
-		blobURL = filepath.Join(a.cfg.Data, "claims")
+	blobURL, err := a.cfg.claims()
+	if err != nil {
+		return fail(err)
 	}
 	objects, err := bloburl.Open(ctx, blobURL)
 	if err != nil {

@@ -19,7 +19,11 @@ type server interface {
 // servers are the HTTP listeners: the API with the pages, and OTLP.
 func (a *App) servers() map[string]server {
 	h := http.HandlerFunc(a.serveHTTP)
-	return map[string]server{"http": newHTTPServer(a.http, h), "otlp/http": newHTTPServer(a.otlpHTTP, h)}
+	all := map[string]server{"http": newHTTPServer(a.http, h)}
+	if a.otlpHTTP != nil {
+		all["otlp/http"] = newHTTPServer(a.otlpHTTP, h)
+	}
+	return all
 }
 
 // serveHTTP passes requests to the loop's handler once it stands. Until then it
