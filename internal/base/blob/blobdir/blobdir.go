@@ -40,6 +40,7 @@ type Store struct {
 	fs    disk.FS
 	root  string
 	stage *stage
+	load  *loader
 	next  atomic.Int64 // number of the next temporary file
 	made  sync.Map     // directories whose own names are durable
 }
@@ -52,7 +53,7 @@ func Open(root string) (*Store, error) { return OpenFS(disk.OS{}, root) }
 
 // OpenFS is Open on another file system.
 func OpenFS(fs disk.FS, root string) (*Store, error) {
-	s := &Store{fs: fs, root: filepath.Clean(root), stage: newStage(fs)}
+	s := &Store{fs: fs, root: filepath.Clean(root), stage: newStage(fs), load: newLoader(fs)}
 	tmp := filepath.Join(s.root, tmpDir)
 	if err := fs.MkdirAll(tmp); err != nil {
 		return nil, fmt.Errorf("open object store %s: %w", root, err)
@@ -164,32 +165,18 @@ func (s *Store) GetRange(ctx context.Context, key string, off int64, dst []byte)
 	if err := s.check(ctx, key); err != nil {
 		return 0, err
 	}
-	if err := s.read(key, off, dst); err != nil {
+	if err := s.read(ctx, key, off, dst); err != nil {
 		return 0, fmt.Errorf("get %s: %w", key, err)
 	}
 	return len(dst), nil
 }
 
-func (s *Store) read(key string, off int64, dst []byte) error {
-	if _, err := s.stat(key); err != nil {
-		return err
-	}
-	f, err := s.fs.OpenFile(s.path(key), disk.Mode{})
-	if err != nil {
-		return notFound(err)
-	}
-	defer f.Close()
-	size, err := f.Size()
+func (s *Store) read(ctx context.Context, key string, off int64, dst []byte) error {
+	e, err := s.stat(key)
 	if err != nil {
 		return err
 	}
-	if off < 0 || off > size || int64(len(dst)) > size-off {
-		return fmt.Errorf("%w: %d bytes at %d of %d", blob.ErrRange, len(dst), off, size)
-	}
-	if n, err := f.ReadAt(dst, off); n < len(dst) {
-		return err
-	}
-	return nil
+	return s.load.read(ctx, s.path(key), e, off, dst)
 }
 
 // check is what every call on one key begins with.
@@ -296,6 +283,7 @@ func (s *Store) remove(key string) error {
 	path := s.path(key)
 	if _, err := s.stat(key); err == nil {
 		err = s.fs.Remove(path)
+		s.load.forget(path)
 		if err != nil && !disk.Missing(err) {
 			return err
 		}

@@ -20,5 +20,5 @@ func View(root string) (blob.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open object store %s: %w", root, err)
 	}
-	return blob.ReadOnly(&Store{fs: disk.OS{}, root: filepath.Clean(root)}), nil
+	return blob.ReadOnly(&Store{fs: disk.OS{}, root: filepath.Clean(root), load: newLoader(disk.OS{})}), nil
 }
