@@ -94,3 +94,24 @@ func TestTooOld(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	for _, url := range []string{"etcd://a:1", "etcd://u:p%40@a:1,[::1]:2/p/q?tls=on&timeout=3s", "etcd://u:p@/?ca=x", "etcd://%zz@:?&&=;"} {
+		f.Add(url)
+	}
+	f.Fuzz(func(t *testing.T, url string) {
+		if strings.Contains(url, "_file") {
+			return // it would read files
+		}
+		c, err := Parse(url)
+		if err != nil {
+			return
+		}
+		if err := c.check(); err != nil {
+			t.Errorf("%q: parsed to what is refused: %v", url, err)
+		}
+		if strings.ContainsAny(c.Prefix, ": ") || strings.HasPrefix(c.Prefix, "/") {
+			t.Errorf("%q: prefix %q", url, c.Prefix)
+		}
+	})
+}

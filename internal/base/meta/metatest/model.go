@@ -112,7 +112,7 @@ func (m *model) draw(r *rand.Rand) meta.Txn {
 // random runs transactions that chance draws, and holds every answer, what is
 // stored in the end and what a watch of everything saw against a model.
 func random(t *testing.T, s meta.Store) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		_, rev := get(t, s)
 		m := &model{keys: map[string]meta.KV{}, leases: map[meta.LeaseID][]string{}, rev: rev}
@@ -126,7 +126,7 @@ func random(t *testing.T, s meta.Store) {
 				want = append(want, meta.Batch{Rev: rev, Events: events})
 			}
 		}
-		for step := range 150 {
+		for step := range 100 {
 			switch n := r.IntN(20); {
 			case n == 0:
 				m.leases[grant(t, s, time.Hour)] = nil
