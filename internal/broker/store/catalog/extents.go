@@ -116,13 +116,13 @@ func paint(all []Extent) []Extent {
 	return shown
 }
 
-// outdoes says that nobody needs the tail x, which has no offsets, beside o.
+// outdoes says that nobody needs the tail x, which has no offsets, beside o. What
+// starts where x is may build on it, and what ends there has at best as good a tail.
 func outdoes(o, x Extent) bool {
-	if o.SpanBase < x.SpanBase && x.SpanBase < o.SpanEnd {
-		return true // o's tail says more
+	if o.SpanBase == o.SpanEnd {
+		return o.SpanBase == x.SpanBase && better(o, x)
 	}
-	return o.SpanBase <= x.SpanBase && x.SpanBase <= o.SpanEnd && better(o, x) &&
-		(o.Object.Generation > x.Object.Generation || o.SpanBase == o.SpanEnd)
+	return o.SpanBase < x.SpanBase && x.SpanBase < o.SpanEnd
 }
 
 // Extents returns what objects hold of a partition, by offset. Don't change it.

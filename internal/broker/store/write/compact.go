@@ -206,7 +206,7 @@ type cleaning struct {
 	sources []source
 	inputs  map[string]*input
 	keys    *keyMap
-	upto    int64 // offsets below it are compacted
+	upto    int64      // offsets below it are compacted
 	txns    []endedTxn // by marker
 	byID    map[int64][]endedTxn
 	state   map[int64]batch.Producer // of all producers, as of now
