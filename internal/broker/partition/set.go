@@ -255,7 +255,8 @@ func (s *Set) Drain(ctx context.Context) error {
 }
 
 // Replay takes a record of an earlier epoch's log that is not in objects, in the
-// order of epochs and LSNs. Records of deleted topics count for the log only.
+// order of epochs and LSNs, and copies it. Records of deleted topics count for the
+// log only.
 // A hole in a partition's offsets is an error: something durable is missing.
 func (s *Set) Replay(ctx context.Context, epoch int64, lsn wal.LSN, data []byte) error {
 	r, err := DecodeRecord(data)
@@ -301,7 +302,9 @@ func (p *Partition) replay(cut *Cut, r Record) error {
 	if r.Base < p.next || r.Base > max(p.next, p.logStart) {
 		return &GapError{r.ID, p.next, r.Base}
 	}
-	p.add(cut, r.Batches, nil, r.LeaderEpoch, p.set.cfg.Now().UnixMilli())
+	b, c := p.set.arena.take(len(r.Batches))
+	copy(b, r.Batches)
+	p.add(cut, b, c, r.LeaderEpoch, p.set.cfg.Now().UnixMilli())
 	p.set.room.take(len(r.Batches))
 	p.next = p.high
 	return nil

@@ -52,6 +52,7 @@ const (
 	kindData                  // records
 	kindEnd                   // the segment is full, the log goes on in the next
 	kindClose                 // the log was closed; nothing follows
+	kindMark                  // at the end of the file: how far the segment goes
 )
 
 // header is a block's header, but for what is the same in all.
@@ -130,8 +131,8 @@ func parseHeader(b []byte, id Identity, seq int64, room int64) (header, error) {
 		return header{}, differs("epoch", id.Epoch, h.id.Epoch)
 	case h.seq != seq:
 		return header{}, differs("segment number", seq, h.seq)
-	case h.kind < kindAdopt || h.kind > kindClose:
-		return header{}, differs("block kind", "1 to 4", byte(h.kind))
+	case h.kind < kindAdopt || h.kind > kindMark:
+		return header{}, differs("block kind", "1 to 5", byte(h.kind))
 	case b[6] > maxAlignShift || 1<<b[6] < minAlign:
 		return header{}, differs("alignment shift", "12 to 20", b[6])
 	case b[7] != 0:
@@ -152,13 +153,15 @@ func (h *header) bytes() int64 { return padded(int64(headerBytes+h.bodyBytes), h
 
 // checkCRC compares the checksum; b is the block from its first byte.
 func (h *header) checkCRC(b []byte) error {
-	got := crc32.Checksum(b[headerBytes:headerBytes+h.bodyBytes], castagnoli)
+	got := checksum(b[headerBytes : headerBytes+h.bodyBytes])
 	got = crc32.Update(got, castagnoli, b[:crcAt])
 	if got != h.crc {
 		return differs("checksum", fmt.Sprintf("%08x", h.crc), fmt.Sprintf("%08x", got))
 	}
 	return nil
 }
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
 func padded(n int64, align int) int64 { return (n + int64(align) - 1) &^ (int64(align) - 1) }
 

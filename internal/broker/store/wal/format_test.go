@@ -3,6 +3,7 @@ package wal
 import (
 	"bytes"
 	"encoding/hex"
+	"os"
 	"strings"
 	"testing"
 
@@ -11,16 +12,9 @@ import (
 	"github.com/looptape/looptape/internal/base/disk/diskmem"
 )
 
-// goldenBlocks are the blocks of a segment, header and body: epoch 7 adopts epoch 3,
-// which was cut off after two records, commits two records and is closed.
-const goldenBlocks = `4c54574201010c00 a0a1a2a3a4a5a6a7a8a9aaabacadaeaf 0000000000000007 0000000000000001 0000000000000001 0000000000000000 0000000000000000 0000000000005000 0000003c 1a13d9a3
-  00000001 0000000000000003 0000000000000002 0000000000000003 0000000000000002 0000000000000002 0000000000000002 00000004 666f7572
-4c54574201020c00 a0a1a2a3a4a5a6a7a8a9aaabacadaeaf 0000000000000007 0000000000000001 0000000000000001 0000000000000001 0000000000000000 0000000000005000 0000000f bba57614
-  0000000000000001 00000003 6f6e65
-4c54574201020c00 a0a1a2a3a4a5a6a7a8a9aaabacadaeaf 0000000000000007 0000000000000001 0000000000000002 0000000000000002 0000000000000001 0000000000005000 00000010 af5c713d
-  0000000000000002 00000004 74776f21
-4c54574201040c00 a0a1a2a3a4a5a6a7a8a9aaabacadaeaf 0000000000000007 0000000000000001 0000000000000003 0000000000000002 0000000000000002 0000000000005000 00000000 58590f77
-`
+// The golden segment in hex: epoch 7 adopts epoch 3, which was cut off after two
+// records, commits two records and is closed; then the mark at the file's end.
+const goldenFile = "testdata/golden/segment.v1"
 
 // layout is where to put spaces into a block's hex, in bytes.
 var layout = []int{8, 16, 8, 8, 8, 8, 8, 8, 4, 4}
@@ -36,7 +30,9 @@ func spaced(b []byte, widths []int) string {
 
 func TestGoldenBytes(t *testing.T) {
 	fs := diskmem.New(512)
-	l := start(t, fs, 3, small, nil)
+	cfg := small
+	cfg.SegmentBytes = 5 * minAlign
+	l := start(t, fs, 3, cfg, nil)
 	for _, s := range []string{"three", "four"} {
 		if _, err := l.put(s); err != nil {
 			t.Fatal(err)
@@ -50,7 +46,7 @@ func TestGoldenBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = start(t, left, 7, small, r.Recovered)
+	l = start(t, left, 7, cfg, r.Recovered)
 	for _, s := range []string{"one", "two!"} {
 		if _, err := l.put(s); err != nil {
 			t.Fatal(err)
@@ -64,7 +60,7 @@ func TestGoldenBytes(t *testing.T) {
 		t.Fatalf("segment of %d bytes", len(b))
 	}
 	var got strings.Builder
-	bodies := [][]int{{4, 8, 8, 8, 8, 8, 8, 4, 4}, {8, 4, 3}, {8, 4, 4}, nil}
+	bodies := [][]int{{4, 8, 8, 8, 8, 8, 8, 4, 4}, {8, 4, 3}, {8, 4, 4}, nil, {8, 8, 8, 8}}
 	for i, body := range bodies {
 		block := b[i*minAlign:][:minAlign]
 		got.WriteString(spaced(block, layout) + "\n")
@@ -79,8 +75,49 @@ func TestGoldenBytes(t *testing.T) {
 			t.Errorf("block %d is not padded with zeros", i)
 		}
 	}
-	if d := cmp.Diff(goldenBlocks, got.String()); d != "" {
+	want, err := os.ReadFile(goldenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got.String()); d != "" {
 		t.Errorf("format changed (-want +got):\n%s\n%s", d, got.String())
+	}
+}
+
+// What version 1 wrote is read for ever.
+func TestGoldenSegmentIsRead(t *testing.T) {
+	text, err := os.ReadFile(goldenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 5*minAlign)
+	at := -minAlign
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		p, err := hex.DecodeString(strings.ReplaceAll(line, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(line, " ") {
+			copy(b[at+headerBytes:], p)
+		} else {
+			at += minAlign
+			copy(b[at:], p)
+		}
+	}
+	fs := diskmem.New(512)
+	if err := fs.MkdirAll(testDir); err != nil {
+		t.Fatal(err)
+	}
+	fs.SetBytes(testDir+"/00000000000000000007-0000000001.wal", b)
+	got, err := recoverAll(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[int64][]string{7: {"one", "two!"}}, got.records); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]EpochEnd{{Epoch: 7, First: 1, Last: 2, Clean: true, Bytes: 4 * minAlign}}, got.Epochs); d != "" {
+		t.Error(d)
 	}
 }
 
@@ -94,6 +131,7 @@ func FuzzParse(f *testing.F) {
 	c := newBlock(a.bodyBytes(), minAlign)
 	a.put(c)
 	f.Add(bytes.Clone(c.seal(header{align: minAlign, id: id, seq: 1, segment: 1 << 20})))
+	f.Add(encodeMark(make([]byte, minAlign), header{id: id, seq: 1, segment: 1 << 20}, mark{7, minAlign, 1, 0, 3}))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		h, err := parseHeader(p, id, 1, int64(len(p)))
 		if err != nil {
@@ -107,6 +145,12 @@ func FuzzParse(f *testing.F) {
 		n := 0
 		if eachRecord(body, h.first, h.last, func(_ LSN, d []byte) error { n += len(d); return nil }) == nil && n > len(body) {
 			t.Fatalf("%d bytes of records in %d", n, len(body))
+		}
+		if m, err := parseMark(h, body, int64(len(p))); err == nil {
+			again := encodeMark(make([]byte, minAlign), header{id: id, seq: 1, segment: h.segment}, *m)
+			if !bytes.Equal(again[headerBytes:][:markBodyBytes], body) {
+				t.Fatalf("mark %+v does not round-trip", m)
+			}
 		}
 		if a, err := parseAdoption(body); err == nil {
 			again := newBlock(a.bodyBytes(), minAlign)

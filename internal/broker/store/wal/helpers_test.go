@@ -15,7 +15,7 @@ var testID = [16]byte{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9
 const testDir = "/wal"
 
 // small is a configuration whose files a test can damage byte by byte.
-var small = Config{SegmentBytes: 5 * minAlign, MaxBatch: 6000, MaxRecord: 9000}
+var small = Config{SegmentBytes: 6 * minAlign, MaxBatch: 6000, MaxRecord: 9000}
 
 // running is a log whose Run is under way.
 type running struct {

@@ -34,6 +34,7 @@ type FileLog struct {
 	current  *openSegment // owned by Open, then by the writer
 	prepared chan preparation
 	trimmed  chan struct{} // told of each Trim; holds one
+	markMem  []byte        // of the writer
 
 	mu       sync.Mutex
 	wake     sync.Cond // the writer waits for work
@@ -57,8 +58,9 @@ var _ Log = (*FileLog)(nil)
 
 // written is a durable block that is not trimmed yet.
 type written struct {
-	last  LSN
-	bytes int64
+	first, last LSN
+	seq, at     int64 // segment and place
+	bytes       int64
 }
 
 // preparation is the next segment, ready to use, or why there is none.
@@ -313,7 +315,7 @@ func (l *FileLog) refill() {
 // commit makes the block durable.
 func (l *FileLog) commit(ctx context.Context, b *block) error {
 	n := padded(int64(b.n), l.align)
-	if l.current.used+n > l.current.size-int64(l.align) { // the end block has to fit, too
+	if l.current.used+n > l.current.room(l.align)-int64(l.align) { // the end block has to fit, too
 		if err := l.nextSegment(ctx); err != nil {
 			return err
 		}
@@ -335,13 +337,23 @@ func (l *FileLog) commit(ctx context.Context, b *block) error {
 
 func (l *FileLog) commitTo(b *block) error {
 	durable := b.first - 1 // all before this block was synced before it was taken
-	return l.current.commit(b.seal(header{
-		align: l.align, id: l.id, seq: l.current.seq, segment: l.cfg.SegmentBytes, prevDurable: durable,
-	}))
+	s := l.current
+	sealed := b.seal(header{
+		align: l.align, id: l.id, seq: s.seq, segment: l.cfg.SegmentBytes, prevDurable: durable,
+	})
+	limit, err := l.cover(b, s.used+int64(len(sealed)))
+	if err != nil {
+		return err
+	}
+	if err := s.commit(sealed); err != nil {
+		return err
+	}
+	s.limit = limit
+	return nil
 }
 
-// mark writes a block without records: the end of the segment or of the log.
-func (l *FileLog) mark(k kind) error {
+// punctuate writes a block without records: the end of the segment or of the log.
+func (l *FileLog) punctuate(k kind) error {
 	b := newBlock(0, l.align)
 	b.kind, b.first = k, l.durable+1 // the writer alone changes durable
 	return l.commitTo(b)
@@ -349,7 +361,7 @@ func (l *FileLog) mark(k kind) error {
 
 // nextSegment ends the current segment and goes on in the prepared one.
 func (l *FileLog) nextSegment(ctx context.Context) error {
-	if err := l.mark(kindEnd); err != nil {
+	if err := l.punctuate(kindEnd); err != nil {
 		return err
 	}
 	var p preparation
@@ -387,7 +399,7 @@ func (l *FileLog) publish(b *block) {
 	l.mu.Lock()
 	l.durable = b.last()
 	n := padded(int64(b.n), l.align)
-	l.written = append(l.written, written{l.durable, n})
+	l.written = append(l.written, written{b.first, b.last(), l.current.seq, l.current.used - n, n})
 	s := &l.stats
 	s.Records += int64(len(b.recs))
 	s.RecordBytes += int64(b.bytes)
@@ -412,7 +424,7 @@ func (l *FileLog) publish(b *block) {
 // close ends the log cleanly. That it is closed is written only now that every
 // record is durable.
 func (l *FileLog) close() error {
-	if err := l.mark(kindClose); err != nil {
+	if err := l.punctuate(kindClose); err != nil {
 		err = fmt.Errorf("close log: %w", err)
 		l.fail(err, nil)
 		return err

@@ -9,7 +9,7 @@ import (
 	"github.com/looptape/looptape/internal/base/disk"
 )
 
-// minSegmentBytes holds an adopt block, a data block and an end block.
+// minSegmentBytes holds an adopt block, a data block, an end block and the mark.
 const minSegmentBytes = 4 * minAlign
 
 // freeSegments is how many files are kept for later above what MaxUncommitted
@@ -132,7 +132,7 @@ func (l *FileLog) begin(recovered *Recovered) error {
 		return fmt.Errorf("%d dead epochs hold records, at most %d", len(a.ends), maxAdopted)
 	}
 	// Usually one of the ordinary size; larger if the carried block needs it.
-	need := padded(int64(headerBytes+a.bodyBytes()), minAlign) + 2*minAlign
+	need := padded(int64(headerBytes+a.bodyBytes()), minAlign) + 3*minAlign
 	var err error
 	if l.current, err = l.pool.take(l.id.Epoch, 1, max(l.cfg.SegmentBytes, need)); err != nil {
 		return err
@@ -142,7 +142,8 @@ func (l *FileLog) begin(recovered *Recovered) error {
 		err = fmt.Errorf("segments of %d bytes do not suit the disk's alignment of %d", l.cfg.SegmentBytes, l.align)
 		return errors.Join(err, l.current.file.Close())
 	}
-	// The largest block fits into an empty segment with the end block after it.
+	// The largest block fits into an empty segment with the end block and the mark
+	// after it.
 	room := int(l.cfg.SegmentBytes) - 2*l.align - headerBytes
 	l.cfg.MaxBatch = min(l.cfg.MaxBatch, room)
 	l.largest = min(l.cfg.MaxRecord, room-recordHeaderBytes)

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,9 @@ type EpochEnd struct {
 }
 
 // Recover reads what the dead epochs of the log walID left in dir, and calls fn for
-// every record, epoch by epoch, in LSN order. fn may keep data. It changes nothing
-// on the disk: a torn last block stays, and Open writes down that it is none.
+// every record, epoch by epoch, in LSN order; data is fn's only until it returns. It
+// changes nothing on the disk: a torn last block stays, and Open writes down that it
+// is none. What was trimmed long before the end is not read.
 //
 // The records may be served only after Open returned, which makes the last of them
 // durable for certain. An error is a *CorruptError when something that was durable
@@ -67,12 +69,18 @@ func recoverDir(ctx context.Context, fs disk.FS, dir string, walID [16]byte, fn 
 		return nil, err
 	}
 	scans := make([]*scan, len(epochs))
+	var mem window
+	defer mem.free()
 	for i, segments := range epochs {
 		scans[i] = &scan{
 			fs: fs, id: Identity{walID, segments[0].epoch}, segments: segments,
-			end: -1, fn: fn,
+			end: -1, fn: fn, mem: &mem,
 		}
-		if err := scans[i].readAdoption(); err != nil {
+		adopted, err := scans[i].readAdoption()
+		if err == nil {
+			err = scans[i].readMarks(adopted)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -159,10 +167,14 @@ type scan struct {
 	id       Identity
 	segments []segment
 	fn       func(int64, LSN, []byte) error
+	mem      *window
 
 	adoption adoption // of its first block, if that is there
 	end      LSN      // written down by a later epoch; -1: not
 	carried  carry    // by a later epoch
+
+	marks []*mark // of the segments; nil: none
+	from  int     // where to begin: the segment; the place is its used
 
 	sized    bool // checkSizes has run
 	begun    int  // segments with blocks
@@ -170,36 +182,83 @@ type scan struct {
 	firstLSN LSN
 	clean    bool
 	tail     carry // the last block of records
+	tailMem  []byte
 }
 
 // readAdoption reads the epoch's first block, if its first segment is there and
-// the block is.
-func (s *scan) readAdoption() error {
+// the block is, and returns why it is not.
+func (s *scan) readAdoption() (missing, err error) {
 	if s.segments[0].seq != 1 {
-		return nil
+		return nil, nil
 	}
-	r, err := openReader(s.fs, s.segments[0].path)
+	r, err := openReader(s.fs, s.segments[0].path, minAlign, s.mem)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h, body, err := r.block(0, s.id, 1)
-	if err == nil && h.kind == kindAdopt {
-		s.adoption, err = parseAdoption(body)
-		if err != nil {
+	if err == nil && h.kind != kindAdopt {
+		err = differs("block kind", "adopt in front of the epoch", byte(h.kind))
+	}
+	if err == nil {
+		if s.adoption, err = parseAdoption(bytes.Clone(body)); err != nil {
 			err = s.corrupt(0, 0, err)
 		}
 	}
 	if isMismatch(err) {
-		err = nil // run decides what that means
+		missing, err = err, nil // run decides what that means
 	}
-	return errors.Join(err, r.close())
+	return missing, errors.Join(err, r.close())
+}
+
+// readMarks reads the marks of the segments and decides where to begin. missing
+// says why the adopt block can't be read.
+func (s *scan) readMarks(missing error) error {
+	s.marks = make([]*mark, len(s.segments))
+	var newest *mark
+	for i, g := range s.segments {
+		r, err := openReader(s.fs, g.path, minAlign, s.mem)
+		if err != nil {
+			return err
+		}
+		m, err := r.mark(s.id, g.seq)
+		if isMismatch(err) {
+			err = nil
+		}
+		if err = errors.Join(err, r.close()); err != nil {
+			return err
+		}
+		if s.marks[i] = m; m == nil {
+			continue
+		}
+		if missing != nil {
+			// It was synced before anything else was written.
+			return s.corrupt(0, 0, missing)
+		}
+		if newest == nil || m.startLSN > newest.startLSN {
+			newest = m
+		}
+	}
+	if newest == nil || newest.startSeq < s.segments[0].seq {
+		return nil // it has been released since: what is left begins later
+	}
+	s.from = int(newest.startSeq - s.segments[0].seq)
+	s.next, s.firstLSN = newest.startLSN, newest.startLSN
+	s.begun = s.from
+	if newest.startAt > 0 {
+		s.begun++
+	}
+	for i := range s.segments[:s.begun] {
+		s.segments[i].last = newest.startLSN - 1
+	}
+	s.segments[s.from].used = newest.startAt
+	return nil
 }
 
 // run reads the epoch to its end.
 func (s *scan) run(ctx context.Context) error {
 	defer func() { s.fn = nil }()
-	for i := range s.segments {
-		if s.ended() {
+	for i := s.from; i < len(s.segments); i++ {
+		if i > s.from && s.ended() {
 			return nil
 		}
 		on, err := s.segment(ctx, i)
@@ -220,7 +279,7 @@ func (s *scan) ended() bool { return s.end >= 0 && s.next > s.end }
 // segment reads the segment i and tells whether the log goes on in the next.
 func (s *scan) segment(ctx context.Context, i int) (on bool, err error) {
 	g := &s.segments[i]
-	r, err := openReader(s.fs, g.path)
+	r, err := openReader(s.fs, g.path, windowBytes, s.mem)
 	if err != nil {
 		return false, err
 	}
@@ -315,7 +374,8 @@ func (s *scan) records(first, last LSN, body []byte) error {
 	if err := eachRecord(body, first, last, func(LSN, []byte) error { return nil }); err != nil {
 		return err
 	}
-	s.tail = carry{s.id.Epoch, first, last, body}
+	s.tailMem = append(s.tailMem[:0], body...) // the memory of body is soon another's
+	s.tail = carry{s.id.Epoch, first, last, s.tailMem}
 	return eachRecord(body, first, last, func(lsn LSN, data []byte) error {
 		s.next = lsn + 1
 		return s.fn(s.id.Epoch, lsn, data)
@@ -331,7 +391,18 @@ func (s *scan) bad(ctx context.Context, i int, at int64, why error) error {
 	}
 	// One block is in flight at a time. Anything valid written after the one
 	// expected here says that it was synced: then it is damaged, not torn.
-	later, found, err := s.later(ctx, i, at)
+	last, limit := len(s.segments)-1, s.segments[i].size
+	if m := s.marks[i]; m != nil {
+		if m.durable >= max(s.next, 1) {
+			e := s.corrupt(i, at, why)
+			e.Got += " (and a mark that it was written)"
+			return e
+		}
+		if limit = m.limit; limit < s.segments[i].size {
+			last = i // no later one was begun
+		}
+	}
+	later, found, err := s.later(ctx, place{i, at}, place{last, limit})
 	if err != nil {
 		return err
 	}
@@ -363,17 +434,22 @@ type stretch struct {
 // The search for later blocks reads what may be two whole segments before the
 // broker can start, so it keeps the disk busy.
 const (
-	stretchBytes  = 16 << 20
+	stretchBytes  = 2 << 20
 	searchReaders = 4
 )
 
-// later looks from byte `at` of segment i on for a valid block that says that the
+// later looks from one place to the other for a valid block that says that the
 // record expected there was synced, and returns the first one found.
-func (s *scan) later(ctx context.Context, i int, at int64) (first place, found bool, err error) {
+func (s *scan) later(ctx context.Context, from, to place) (first place, found bool, err error) {
 	var work []stretch
-	for j := i; j < len(s.segments); j++ {
-		for ; at < s.segments[j].size; at += stretchBytes {
-			work = append(work, stretch{place{j, at}, min(at+stretchBytes, s.segments[j].size)})
+	at := from.at
+	for j := from.segment; j <= to.segment; j++ {
+		end := s.segments[j].size
+		if j == from.segment && j == to.segment {
+			end = to.at
+		}
+		for ; at < end; at += stretchBytes {
+			work = append(work, stretch{place{j, at}, min(at+stretchBytes, end)})
 		}
 		at = 0
 	}
@@ -405,7 +481,9 @@ func (s *scan) later(ctx context.Context, i int, at int64) (first place, found b
 // search looks through a stretch; a place below 0 says that nothing was found.
 func (s *scan) search(ctx context.Context, w stretch) (place, error) {
 	g := s.segments[w.segment]
-	r, err := openReader(s.fs, g.path)
+	var mem window
+	defer mem.free()
+	r, err := openReader(s.fs, g.path, searchBytes, &mem)
 	if err != nil {
 		return place{}, err
 	}

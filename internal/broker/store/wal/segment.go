@@ -182,7 +182,9 @@ func (p *pool) put(path string, size int64) error {
 // An openSegment is the one being written.
 type openSegment struct {
 	segment
-	file disk.File
+	file   disk.File
+	limit  int64 // that the durable mark says; 0: there is no mark yet
+	marked int64 // bytes of blocks at the last mark
 }
 
 // commit writes the block at the end and makes it durable. After an error nothing
