@@ -195,7 +195,7 @@ func TestBulkLinger(t *testing.T) {
 				return outcome{delay: c.put}
 			})
 			cfg := testConfig(store)
-			cfg.MaxSlotBytes, cfg.InFlight = 1000, 2
+			cfg.MaxSlotBytes = 1000
 			l := start(t, cfg)
 			l.add("x") // alone
 			time.Sleep(c.put)
@@ -210,7 +210,7 @@ func TestBulkLinger(t *testing.T) {
 			store.mu.Lock()
 			defer store.mu.Unlock()
 			// The first goes at once, the last lingers, those between are full.
-			if len(puts) != 4 || puts[3].Sub(full) != max(c.want, c.put) {
+			if len(puts) != 4 || puts[3].Sub(full) != c.want {
 				t.Errorf("puts of %v: %d, the last after %v, want after %v", c.put, len(puts), puts[len(puts)-1].Sub(full), c.want)
 			}
 		})

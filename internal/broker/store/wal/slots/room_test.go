@@ -177,3 +177,26 @@ func TestReserveOrder(t *testing.T) {
 		}
 	})
 }
+
+// Who gives up in the moment he is let in gives his room back.
+func TestLeaveAfterLetIn(t *testing.T) {
+	cfg := testConfig(newLate(nil))
+	cfg.MaxQueued = 100
+	l, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reserve(t.Context(), 60); err != nil {
+		t.Fatal(err)
+	}
+	w, err := l.enter(90)
+	if w == nil || err != nil {
+		t.Fatal(w, err)
+	}
+	l.Return(60)
+	<-w.in
+	l.leave(w)
+	if l.promised != 0 {
+		t.Errorf("%d bytes set aside for nobody", l.promised)
+	}
+}
