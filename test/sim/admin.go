@@ -127,7 +127,7 @@ func (w *world) delete(ctx context.Context, c *catalog.Catalog, t *topic) {
 }
 
 func (w *world) deleteRecords(ctx context.Context, r *rand.Rand, p *part) {
-	_, store := w.leader(p.id)
+	proc, store := w.leader(p.id)
 	if store == nil {
 		return
 	}
@@ -144,7 +144,7 @@ func (w *world) deleteRecords(ctx context.Context, r *rand.Rand, p *part) {
 	p.asked = max(p.asked, before)
 	w.model.mu.Unlock()
 	start, err := at.DeleteRecords(ctx, before)
-	if proc := w.nodes[0].process(); proc == nil || !proc.hears() {
+	if !proc.hears() || !store.Serving() {
 		return
 	}
 	switch {

@@ -43,7 +43,7 @@ func (w *world) send(ctx context.Context, id partition.ID, bytes []byte, interna
 	at.Append(ctx, partition.Append{
 		Batches: append([]byte(nil), bytes...), Internal: internal, Verified: true,
 		Done: func(out partition.Appended) {
-			if p.hears() {
+			if p.hears() && store.Acking() {
 				a.answer <- out
 			}
 		},
@@ -141,7 +141,7 @@ func (w *world) deliver(who string, all []*sent, internal bool) bool {
 		if len(all) > 0 {
 			time.Sleep(between(r, 10*time.Millisecond, 500*time.Millisecond))
 			if w.late() {
-				w.hist.violate("liveness: %s still can't write batch %d of %s after %s without faults", who, all[0].number, all[0].part.id, settle)
+				w.hist.violate("liveness: %s still can't write batch %d of %s after %s without faults; %s", who, all[0].number, all[0].part.id, settle, w.opinions(all[0].part))
 				return false
 			}
 		}

@@ -21,6 +21,13 @@ func newFences(w *world) *fences {
 	return &fences{w: w, owner: map[string]*process{}, of: map[*process]string{}, sealed: map[string]int64{}}
 }
 
+// lost says that somebody else has changed the process's fence.
+func (f *fences) lost(p *process) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sealed[f.of[p]] != 0
+}
+
 // applied is told of every transaction that was, while its process or the network
 // makes it happen.
 func (f *fences) applied(p *process, t meta.Txn, rev int64) {

@@ -39,6 +39,19 @@ func (w *world) harass() {
 		}
 	})
 	add(p.zombies, w.haunt)
+	add(p.splits, func(r *rand.Rand, n *node) {
+		if proc := n.process(); proc != nil {
+			d, what := tail(r, 100*time.Millisecond, 25*time.Second), 1+r.IntN(3)
+			w.hist.add("%s reaches %s for %s", proc.name, []string{"", "no metadata", "no objects", "nothing"}[what], d)
+			until := time.Now().Add(d).UnixNano()
+			if what&1 != 0 {
+				proc.noMeta.Store(until)
+			}
+			if what&2 != 0 {
+				proc.noBlobs.Store(until)
+			}
+		}
+	})
 	add(p.diskFaults, func(r *rand.Rand, _ *node) {
 		w.spell(r, "disk", diskSpell, func(now *weather, calm weather) { now.disk = calm.disk })
 	})

@@ -8,6 +8,7 @@ import (
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/read"
 	"github.com/looptape/looptape/internal/broker/store/wal"
+	"github.com/looptape/looptape/internal/broker/store/wal/slots"
 	"github.com/looptape/looptape/internal/broker/store/write"
 )
 
@@ -23,8 +24,14 @@ type plan struct {
 	readers    int
 	admin      bool
 
+	// Alone on a log in files, or several brokers on one bucket with their logs in it.
+	nodes         int32
+	cluster       bool
+	unconditional bool // the bucket has no create-only put
+
 	kills, cuts, stops, pauses, zombies, armed bool
 	diskFaults, blobFaults, metaFaults         bool
+	splits                                     bool          // one process is cut off from a store
 	nemesis                                    time.Duration // longest time between two of its acts
 
 	store broker.StoreConfig
@@ -49,10 +56,22 @@ func drawPlan(r *rand.Rand) plan {
 		blobFaults: chance(r, 0.6),
 		metaFaults: chance(r, 0.6),
 		nemesis:    between(r, time.Second, 10*time.Second),
+		nodes:      1,
+	}
+	if chance(r, 0.5) {
+		p.cluster, p.nodes = true, 1+r.Int32N(3)
+		p.unconditional = chance(r, 0.2)
+		p.zombies, p.diskFaults = false, false
+		p.splits = chance(r, 0.4)
 	}
 	pick := func(all ...int64) int64 { return all[r.IntN(len(all))] }
 	p.store = broker.StoreConfig{
 		Log: wal.Config{SegmentBytes: pick(32<<10, 64<<10), MaxBatch: int(pick(4<<10, 8<<10)), Buffered: chance(r, 0.3)},
+		Slots: slots.Config{
+			Linger: time.Duration(pick(0, 5, 60)) * time.Millisecond, MinLinger: 5 * time.Millisecond, MaxLinger: 50 * time.Millisecond, BudgetPerMonth: -1,
+			MaxSlotBytes: int(pick(1<<10, 8<<10)), InFlight: int(pick(1, 3, 8)), MaxUncommitted: 128 << 10,
+			PutTimeout: 4 * time.Second, RetryMin: 10 * time.Millisecond, RetryMax: time.Second, DrainTimeout: 5 * time.Second, DeletesPerSecond: 1000,
+		},
 		Partitions: partition.Config{
 			SealBytes: pick(2<<10, 4<<10, 16<<10), SealAfter: time.Duration(pick(500, 2000, 8000)) * time.Millisecond,
 			MaxUnflushed: 64 << 10, RetainBytes: pick(-1, 2<<10, 32<<10),
@@ -68,6 +87,7 @@ func drawPlan(r *rand.Rand) plan {
 			MergeEvery: time.Duration(pick(500, 2000, 10_000)) * time.Millisecond, CompactEvery: time.Duration(pick(1000, 5000)) * time.Millisecond,
 			BytesPerSecond: pick(-1, 4<<20),
 		},
+		Snapshots:    write.SnapshotConfig{Every: -1},
 		DrainTimeout: 5 * time.Second,
 	}
 	return p

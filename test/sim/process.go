@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/looptape/looptape/internal/base/disk/diskmem"
@@ -36,6 +37,8 @@ type process struct {
 	steps  int
 	killAt int  // the step at which it dies, 0 never
 	after  bool // it dies after the step took effect
+
+	noMeta, noBlobs atomic.Int64 // until then it can't reach them, ns
 
 	lockMu sync.Mutex
 	locks  []io.Closer // of files; they go with the process

@@ -30,7 +30,7 @@ func (w *world) fetch(p *part, offset int64, bytes int, committed bool, got map[
 	chunk, err = at.Read(ctx, partition.Read{
 		Offset: offset, MaxBytes: bytes, AtLeastOne: true, ReadCommitted: committed, CurrentLeaderEpoch: -1,
 	})
-	if !proc.hears() {
+	if !proc.hears() || !store.Serving() {
 		return offset, chunk, errNever
 	}
 	if chunk.Release != nil {
@@ -196,7 +196,7 @@ func (w *world) search(r *rand.Rand, p *part) {
 	defer cancel()
 	offset, found, err := at.OffsetForTime(ctx, ts)
 	start, _, _ := at.Offsets()
-	if err != nil || !proc.hears() {
+	if err != nil || !proc.hears() || !store.Serving() {
 		return
 	}
 	w.model.mu.Lock()
@@ -238,7 +238,7 @@ func (w *world) readAll(p *part, size int, committed bool) (got map[int64]*sent,
 			continue // it rose meanwhile
 		}
 		if w.late() {
-			w.hist.violate("liveness: %s can't be read: %v", p.id, err)
+			w.hist.violate("liveness: %s can't be read: %v; %s", p.id, err, w.opinions(p))
 			return nil, 0, false
 		}
 		time.Sleep(between(r, 50*time.Millisecond, 500*time.Millisecond))

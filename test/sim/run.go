@@ -12,6 +12,8 @@ import (
 	"github.com/looptape/looptape/internal/base/disk/diskmem"
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/broker"
+	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/wal"
 )
 
 // settle is how long clients may take to finish once nothing goes wrong any more.
@@ -43,12 +45,15 @@ func (w *world) excused(p *process) bool {
 	if errors.Is(p.err, errFull) || errors.Is(p.err, errSync) || errors.Is(p.err, errDead) {
 		return true
 	}
+	if w.plan.cluster && (errors.Is(p.err, catalog.ErrFenced) || errors.Is(p.err, wal.ErrFenced)) && w.fences.lost(p) {
+		return true
+	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	if p.opened {
 		return false
 	}
-	for _, e := range []error{errRefused, blob.ErrUnknown, meta.ErrUnknown, context.Canceled} {
+	for _, e := range []error{catalog.ErrTaken, errRefused, blob.ErrUnknown, meta.ErrUnknown, context.Canceled} {
 		if errors.Is(p.err, e) {
 			return true
 		}
@@ -87,6 +92,12 @@ func (w *world) run() {
 			p.mu.Lock()
 			p.killAt = 0
 			p.mu.Unlock()
+		}
+	}
+	for _, n := range w.nodes {
+		if p := n.process(); p != nil {
+			p.noMeta.Store(0)
+			p.noBlobs.Store(0)
 		}
 	}
 	w.hist.add("no more faults")
@@ -156,7 +167,6 @@ func (w *world) available() (*process, *broker.Store) {
 // verify is the end of a seed.
 func (w *world) verify() {
 	r := w.dice.about("end")
-	n := w.nodes[0]
 	if _, store := w.available(); store == nil {
 		return
 	}
@@ -167,7 +177,12 @@ func (w *world) verify() {
 	}
 	w.readBack("flushed", 700)
 	for round := range 1 + r.IntN(2) {
-		w.restart(r, n)
+		all := r.IntN(2) == 0
+		for i, n := range w.nodes {
+			if all || i == r.IntN(len(w.nodes)) {
+				w.restart(r, n)
+			}
+		}
 		if _, store := w.available(); store == nil {
 			return
 		}
@@ -184,6 +199,9 @@ func (w *world) verify() {
 // was ever acknowledged is in objects now, so the disk may be a new one, too.
 func (w *world) restart(r *rand.Rand, n *node) {
 	p := n.process()
+	if p == nil {
+		return // it is between two lives
+	}
 	how := r.IntN(3)
 	w.phase(p.name + " ends for the " + []string{"kill", "power cut", "new disk"}[how])
 	switch how {
@@ -211,16 +229,21 @@ func (w *world) restart(r *rand.Rand, n *node) {
 func (w *world) flush() bool {
 	w.phase("flush")
 	for {
-		_, store := w.available()
-		if store == nil {
+		if _, store := w.available(); store == nil {
 			return false
 		}
-		if store.Partitions().Usage().Unflushed == 0 {
+		var left int64
+		for _, n := range w.nodes {
+			if _, store := n.reach(); store != nil {
+				left += store.Partitions().Usage().Unflushed
+				store.Partitions().Seal()
+			}
+		}
+		if left == 0 {
 			return true
 		}
-		store.Partitions().Seal()
 		if w.late() {
-			w.hist.violate("liveness: %+v is not flushed %s after the last fault", store.Partitions().Usage(), settle)
+			w.hist.violate("liveness: %d bytes are not flushed %s after the last fault", left, settle)
 			return false
 		}
 		time.Sleep(50 * time.Millisecond)

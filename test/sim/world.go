@@ -2,7 +2,9 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/looptape/looptape/internal/base/meta/metamem"
 	"github.com/looptape/looptape/internal/broker"
 	"github.com/looptape/looptape/internal/broker/partition"
+	"github.com/looptape/looptape/internal/broker/store/catalog"
 )
 
 // world is what outlives the processes, and everything that happens to them.
@@ -53,12 +56,23 @@ func newWorld(seed uint64, hist *history) *world {
 	w.sky.now = calm()
 	w.until = time.Now().Add(w.plan.length)
 	w.since.Store(w.until.UnixNano())
-	w.nodes = []*node{{w: w, id: 0, files: diskmem.New(512)}}
+	for i := range w.plan.nodes {
+		w.nodes = append(w.nodes, &node{w: w, id: i, files: diskmem.New(512)})
+	}
 	return w
 }
 
 func (w *world) parts(p *process, disk *diskmem.FS) broker.Parts {
-	return broker.Parts{Files: files{disk, p}, Dir: "/wal", Blobs: blobs{w.blobs, p}, Meta: metadata{w.meta, p}, Broker: p.node.id}
+	began := w.hist.began
+	parts := broker.Parts{
+		Files: files{disk, p}, Dir: "/wal", Blobs: blobs{w.blobs, p}, Meta: metadata{w.meta, p}, Broker: p.node.id,
+		Cluster: w.plan.cluster, Unconditional: w.plan.unconditional, Address: fmt.Sprintf("node-%d:9092", p.node.id),
+		Clock: func() time.Duration { return time.Since(began) },
+	}
+	if w.plan.cluster {
+		parts.WAL = "object"
+	}
+	return parts
 }
 
 func (w *world) setProcess(n *node, p *process) {
@@ -82,10 +96,36 @@ func (w *world) later(d time.Duration, effect func() error) {
 	})
 }
 
-// leader is the store that leads a partition, with its process; nil while nobody
-// can be reached.
-func (w *world) leader(partition.ID) (*process, *broker.Store) {
-	p := w.nodes[0].process()
+// leader is the store that leads a partition, with its process, as a client finds
+// it: it asks any broker, and sometimes what it knows is old. nil while nobody can
+// be reached.
+func (w *world) leader(id partition.ID) (*process, *broker.Store) {
+	if len(w.nodes) == 1 {
+		return w.nodes[0].reach()
+	}
+	r := w.dice.about("route of " + id.String())
+	first, old := r.IntN(len(w.nodes)), chance(r, 0.15) && !w.over()
+	for i := range w.nodes {
+		p, store := w.nodes[(first+i)%len(w.nodes)].reach()
+		if store == nil {
+			continue
+		}
+		if id == (partition.ID{}) || old {
+			return p, store
+		}
+		leader, _, ok := store.Catalog().Leader(catalog.Partition{Topic: id.Topic, Index: id.Index})
+		if !ok || int(leader) >= len(w.nodes) {
+			continue
+		}
+		if p, store := w.nodes[leader].reach(); store != nil {
+			return p, store
+		}
+	}
+	return nil, nil
+}
+
+func (n *node) reach() (*process, *broker.Store) {
+	p := n.process()
 	if p == nil {
 		return nil, nil
 	}
@@ -100,4 +140,20 @@ func bounded(p *process, d time.Duration) (context.Context, context.CancelFunc) 
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	stop := context.AfterFunc(p.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
+}
+
+// opinions is what each broker says about a partition.
+func (w *world) opinions(p *part) string {
+	var all []string
+	for _, n := range w.nodes {
+		proc, store := n.reach()
+		if store == nil {
+			all = append(all, fmt.Sprintf("%d can't be reached", n.id))
+			continue
+		}
+		leader, epoch, serves := store.Catalog().Leader(catalog.Partition{Topic: p.id.Topic, Index: p.id.Index})
+		_, err := store.Partitions().Get(p.id)
+		all = append(all, fmt.Sprintf("%s: %d leads in epoch %d (%t), serving %t, own partition: %v", proc.name, leader, epoch, serves, store.Serving(), err))
+	}
+	return strings.Join(all, "; ")
 }
