@@ -3,6 +3,7 @@ package metamem
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -102,6 +103,10 @@ func TestLeaseFaults(t *testing.T) {
 
 // Watches lag and end as the test wants; nothing is lost by it.
 func TestWatchFaults(t *testing.T) {
+	synctest.Test(t, watchFaults)
+}
+
+func watchFaults(t *testing.T) {
 	s := New()
 	defer s.Close()
 	put := func() {
@@ -120,6 +125,7 @@ func TestWatchFaults(t *testing.T) {
 	if err := s.Progress(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	synctest.Wait()
 	lost := errors.New("lost")
 	s.Break(lost)
 	if b := <-w; !errors.Is(b.Err, lost) || b.Rev != 0 {

@@ -249,6 +249,26 @@ func TestStoreWentBack(t *testing.T) {
 	})
 }
 
+// A read whose revision is compacted under it begins anew, some times.
+func TestReadIsCompacted(t *testing.T) {
+	follow(t, func(t *testing.T, f *follower) {
+		for fails, want := range map[int]error{1: nil, readAttempts - 1: nil, readAttempts: meta.ErrCompacted} {
+			n := 0
+			f.store.SetFault(func(c metamem.Call) (fault metamem.Fault) {
+				if c.Method == "Scan" {
+					if n++; n <= fails {
+						fault.Before = fmt.Errorf("page 2: %w", meta.ErrCompacted)
+					}
+				}
+				return fault
+			})
+			if err := f.Refresh(t.Context()); !errors.Is(err, want) {
+				t.Errorf("%d times: %v", fails, err)
+			}
+		}
+	})
+}
+
 // A refresh that is asked for while another is under way needs one of its own,
 // which serves all who asked meanwhile.
 func TestRefreshIsShared(t *testing.T) {
