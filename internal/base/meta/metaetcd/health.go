@@ -2,13 +2,20 @@ package metaetcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/looptape/looptape/internal/base/run"
 )
 
 // minVersion is the first etcd whose progress can be trusted.
 var minVersion = [3]int{3, 5, 8}
+
+// versionWait is how long the first call waits for members to tell their version.
+const versionWait = time.Second
 
 // Health is what one member of etcd says of itself.
 type Health struct {
@@ -22,12 +29,21 @@ type Health struct {
 	Err        error    // it did not answer; the rest is empty
 }
 
-// Health asks every member. A member that does not answer has Err set.
+// Health asks all members at once. A member that does not answer has Err set.
 func (s *Store) Health(ctx context.Context) []Health {
 	all := make([]Health, len(s.cfg.Endpoints))
+	g := run.New(ctx)
 	for i, url := range s.cfg.endpoints() {
-		all[i] = s.health(ctx, url)
-		all[i].Endpoint = s.cfg.Endpoints[i]
+		g.Go("ask "+s.cfg.Endpoints[i], func(ctx context.Context) error {
+			all[i] = s.health(ctx, url)
+			all[i].Endpoint = s.cfg.Endpoints[i]
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil { // one fell
+		for i := range all {
+			all[i].Err = errors.Join(all[i].Err, err)
+		}
 	}
 	return all
 }
@@ -51,6 +67,8 @@ func (s *Store) health(ctx context.Context, url string) Health {
 // checkVersion refuses an etcd with a member that is too old. Members that don't
 // answer now are let be.
 func (s *Store) checkVersion(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, versionWait) // a start does not wait for a member that is away
+	defer cancel()
 	for _, h := range s.Health(ctx) {
 		if h.Err == nil && tooOld(h.Version) {
 			return fmt.Errorf("member %s is etcd %s, at least %d.%d.%d is needed", h.Endpoint, h.Version, minVersion[0], minVersion[1], minVersion[2])
