@@ -3,9 +3,10 @@
 // It keeps, beside what a program sees, what a crash could not take away: the
 // bytes each file had at its last sync and the names each directory had at its
 // last SyncDir. Crash returns what the disk may hold after a power cut: of each
-// file's unsynced 512-byte sectors some are there and some not, and of each
-// directory's unsynced changes a first part. FailAt and StopAt make the k-th call
-// that changes something fail, once or for ever, so that a test can try all k.
+// file's unsynced 512-byte sectors some are there and some not, and of the unsynced
+// changes of names any, in whatever order they were made, but for what builds on
+// one that is lost. FailAt and StopAt make the k-th call that changes something
+// fail, once or for ever, so that a test can try all k.
 package diskmem
 
 import (
@@ -124,13 +125,19 @@ func (m *FS) Crash(r *rand.Rand) *FS {
 	after := New(m.align)
 	maps.Copy(after.dirs, m.dirs)
 	names := maps.Clone(m.durable)
-	cut := map[string]bool{} // directories whose later changes are lost
+	lost := map[string]bool{} // names with a lost change; later ones are lost as well
 	for _, o := range m.pending {
-		if r == nil || cut[o.dir] || r.IntN(2) == 0 {
-			cut[o.dir] = true
+		keep := r != nil && r.IntN(2) == 0
+		for _, c := range o.changes {
+			keep = keep && !lost[c.name]
+		}
+		if keep {
+			apply(names, o)
 			continue
 		}
-		apply(names, o)
+		for _, c := range o.changes {
+			lost[c.name] = true
+		}
 	}
 	copies := map[*inode]*inode{} // a file may have more names
 	for _, name := range slices.Sorted(maps.Keys(names)) {

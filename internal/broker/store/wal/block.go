@@ -8,7 +8,6 @@ import (
 	"math/bits"
 
 	"github.com/looptape/looptape/internal/base/crc32c"
-	"github.com/looptape/looptape/internal/base/disk"
 )
 
 // The block, the unit of commit. All integers are big-endian.
@@ -194,6 +193,7 @@ func eachRecord(body []byte, first, last LSN, fn func(LSN, []byte) error) error 
 // A block is one being built. Its memory is aligned and used again and again.
 type block struct {
 	mem   []byte // header, body, room for padding
+	lies  window // in which mem lies
 	n     int    // bytes of mem used
 	crc   uint32 // of the body so far
 	kind  kind
@@ -204,14 +204,15 @@ type block struct {
 
 // newBlock returns an empty data block whose body takes bodyBytes.
 func newBlock(bodyBytes, align int) *block {
-	b := &block{mem: disk.Aligned(int(padded(int64(headerBytes+bodyBytes), align)), align)}
+	b := new(block)
+	b.mem = b.lies.take(int(padded(int64(headerBytes+bodyBytes), align)), align)
 	b.reset()
 	return b
 }
 
 func (b *block) reset() {
 	clear(b.recs)
-	*b = block{mem: b.mem, n: headerBytes, kind: kindData, recs: b.recs[:0]}
+	*b = block{mem: b.mem, lies: b.lies, n: headerBytes, kind: kindData, recs: b.recs[:0]}
 }
 
 // fits tells whether a record with n bytes of data has room.
