@@ -21,6 +21,7 @@ const (
 	prefixGC      = root + "gc/"
 	prefixDeleted = root + "deleted/"
 	prefixSwept   = root + "swept/"
+	prefixStaged  = root + "staged/"
 
 	keySnapshotBase = root + "snapshot/base"
 
@@ -30,10 +31,11 @@ const (
 	keyController    = root + "controller"
 )
 
-func topicKey(id TopicID) string   { return prefixTopics + id.String() }
-func nameKey(name string) string   { return prefixNames + name }
-func deletedKey(id TopicID) string { return prefixDeleted + id.String() }
-func setKey(object string) string  { return prefixSets + object }
+func topicKey(id TopicID) string       { return prefixTopics + id.String() }
+func nameKey(name string) string       { return prefixNames + name }
+func deletedKey(id TopicID) string     { return prefixDeleted + id.String() }
+func setKey(object string) string      { return prefixSets + object }
+func stagedKey(manifest string) string { return prefixStaged + manifest }
 func sweptKey(object string) string {
 	return prefixSwept + object
 }

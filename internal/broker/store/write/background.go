@@ -67,8 +67,12 @@ func (b *Background) Sweep(ctx context.Context) error {
 	if err := b.sweeper.Round(ctx); err != nil {
 		return err
 	}
-	return b.sweeper.SweepOrphans(ctx)
+	return b.orphans(ctx)
 }
+
+// orphans looks for orphans while no other job has objects in the making: what a
+// staged replacement is about to show is none.
+func (b *Background) orphans(ctx context.Context) error { return b.inTurn(ctx, b.sweeper.SweepOrphans) }
 
 // Merger, Compactor and Sweeper give access to the jobs' counters.
 func (b *Background) Merger() *Merger       { return b.merger }
@@ -79,6 +83,9 @@ func (b *Background) inTurn(ctx context.Context, round func(context.Context) err
 	select {
 	case b.turn <- struct{}{}:
 		defer func() { <-b.turn }()
+		if err := b.base.carryAll(ctx); err != nil {
+			return err
+		}
 		return round(ctx)
 	case <-ctx.Done():
 		return ctx.Err()
@@ -106,6 +113,6 @@ func (b *Background) Run(ctx context.Context) error {
 	every("merge", b.cfg.MergeEvery, b.Merge)
 	every("compact", b.cfg.CompactEvery, b.Compact)
 	every("sweep", b.sweeper.cfg.Every, b.sweeper.Round)
-	every("sweep orphans", b.sweeper.cfg.Orphans, b.sweeper.SweepOrphans)
+	every("sweep orphans", b.sweeper.cfg.Orphans, b.orphans)
 	return g.Wait()
 }

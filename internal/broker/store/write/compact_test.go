@@ -203,7 +203,7 @@ func (w *world) lively(m *modelPart) {
 // TestCompactAgainstModel runs random histories of writing, merging, compacting,
 // expiring and restarting, and compares with the naive model after each step.
 func TestCompactAgainstModel(t *testing.T) {
-	seeds := uint64(60)
+	seeds := uint64(30)
 	if testing.Short() {
 		seeds = 10
 	}
@@ -282,7 +282,7 @@ func history(t *testing.T, seed uint64) {
 // A process that dies at any remote call of a cleaning loses nothing.
 func TestCompactDiesAtEveryCall(t *testing.T) {
 	for _, after := range []bool{false, true} {
-		for k := 1; ; k += 3 {
+		for k := 1; ; k += 4 {
 			w := newWorld(t, 4)
 			w.cfg.Compact = CompactConfig{KeyBytes: 20 * keyEntryBytes, PieceBytes: 1000, GroupBytes: 2000, BlockBytes: 400}
 			w.start()

@@ -220,7 +220,7 @@ func (m *Merger) leave(sets []catalog.Visible) (sum int64) {
 		}
 	}
 	slices.Sort(large)
-	for _, n := range large[max(0, len(large)-maxLeaving(len(sets))):] {
+	for _, n := range large[max(0, len(large)-maxLeaving):] {
 		sum += n
 	}
 	return sum
@@ -298,9 +298,9 @@ func (m *Merger) wasteful(sets []catalog.Visible, singles map[catalog.Partition]
 	return job
 }
 
-// maxLeaving bounds the partitions that leave the sets in one merge of n inputs,
-// so that the replacement is one transaction.
-func maxLeaving(n int) int { return max(0, (90-3*n)/4) }
+// maxLeaving bounds the partitions that leave the sets in one merge. More than
+// about ten make a staged replacement.
+const maxLeaving = 400
 
 // run does one job.
 func (m *Merger) run(ctx context.Context, job []catalog.Visible) error {
@@ -403,7 +403,7 @@ func (m *Merger) leaving(inputs []*input, joints []joint) map[int]bool {
 	}
 	slices.SortStableFunc(large, func(a, b int) int { return cmp.Compare(joints[b].bytes, joints[a].bytes) })
 	leaving := map[int]bool{}
-	for _, i := range large[:min(len(large), maxLeaving(len(inputs)))] {
+	for _, i := range large[:min(len(large), maxLeaving)] {
 		leaving[i] = true
 	}
 	return leaving

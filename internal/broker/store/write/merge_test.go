@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/looptape/looptape/internal/broker/batch"
@@ -129,4 +130,66 @@ func TestMergeAroundAnObject(t *testing.T) {
 	w.clean()
 	w.check()
 	w.stop()
+}
+
+// wide fills sets with many partitions that each have enough to leave: more than a
+// transaction has keys for.
+func wide(t testing.TB) *world {
+	w := newWorld(t, 7)
+	w.cfg.Merge = MergeConfig{FanIn: 3, MiddleBytes: 1 << 20, LargeBytes: 2 << 20, LeaveBytes: 300, BlockBytes: 2 << 10, Memory: 1}
+	w.start()
+	w.topic("wide", 34, map[string]string{"retention.ms": "-1"})
+	for range 3 {
+		w.flush(func(m *modelPart) { m.take(w.build(batch.Plain, 1, 200)) })
+	}
+	return w
+}
+
+func TestStagedReplacement(t *testing.T) {
+	w := wide(t)
+	w.rounds(w.jobs.Merge)
+	w.check()
+	if n := len(w.c.Visible()); n != 34 {
+		t.Errorf("%d objects", n)
+	}
+	w.clean()
+	w.check()
+	for _, key := range w.blobs.Keys() {
+		if strings.HasPrefix(key, "manifest/") {
+			t.Errorf("left: %s", key)
+		}
+	}
+	if left, err := w.c.AllStaged(context.Background()); err != nil || len(left) != 0 {
+		t.Error(left, err)
+	}
+	w.stop()
+}
+
+// Whatever call a staged replacement dies at, the next life carries it out or
+// never hears of it.
+func TestStagedReplacementDiesAtEveryCall(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for k := 38; ; k++ { // before that it puts objects
+			w := wide(t)
+			reached := w.failAt(k, after)
+			err := w.jobs.Merge(context.Background())
+			w.heal()
+			if !reached() {
+				if err != nil || k < 50 {
+					t.Fatal(k, err)
+				}
+				w.stop()
+				break
+			}
+			w.start()
+			w.check() // copies may be seen twice, nothing never
+			w.rounds(w.jobs.Merge)
+			w.clean()
+			w.check()
+			if n := len(w.c.Visible()); n != 34 {
+				t.Fatalf("call %d: %d objects", k, n)
+			}
+			w.stop()
+		}
+	}
 }

@@ -132,6 +132,9 @@ func (b *Base) commit(ctx context.Context, stats *JobStats, r catalog.Replace, o
 	}
 	r.Deadline = b.deadline()
 	err := b.Writer.Replace(ctx, r)
+	if errors.Is(err, meta.ErrTooLarge) && len(r.Covered) == 0 && len(r.Steady) == 0 {
+		err = b.stage(ctx, r)
+	}
 	switch {
 	case errors.Is(err, catalog.ErrChanged):
 		stats.conflicts.Add(1)

@@ -238,7 +238,15 @@ func expired(extents []catalog.Extent, set catalog.Settings, now int64) (before 
 // SweepOrphans deletes objects that no key names: of this broker's epochs and of
 // those it looks after. Each is claimed first, so that no transaction can make it
 // visible any more, and what is on its way in this process is left alone (P12).
+//
+// Replacements that were staged must have been carried out before.
 func (s *Sweeper) SweepOrphans(ctx context.Context) error {
+	if err := s.carryAll(ctx); err != nil {
+		return err
+	}
+	if err := s.sweepManifests(ctx); err != nil {
+		return err
+	}
 	before, err := s.Catalog.Swept(ctx)
 	if err != nil {
 		return err
