@@ -54,6 +54,9 @@ sim: ## the storage engine in a faulty world, SEEDS seeds (2000) or SEED=n alone
 crash: build ## SIGKILL at random moments under load, at least 20 rounds
 	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/crash/...
 
+idle: build tools ## a quiet broker asks nothing that costs money, for a minute
+	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/idle/...
+
 compat: build tools ## foreign clients on the tape, and the loop on Apache Kafka
 	$(GO) test -tags compat -count=1 -timeout 20m -v ./test/compat/...
 
@@ -75,9 +78,10 @@ bench: build tools ## produce and intake throughput side by side with Apache Kaf
 nightly: ## the same suites with bigger numbers, and the benches
 	LOOPTAPE_ROUNDS=200 $(MAKE) crash
 	FUZZTIME=5m $(MAKE) fuzz
+	LOOPTAPE_IDLE=10m $(MAKE) idle
 	$(MAKE) bench
 
 clean: ## remove what was built
 	rm -rf bin $(CACHE) $(ARTIFACTS) web/node_modules internal/web/dist/assets internal/web/dist/index.html
 
-.PHONY: help build pages run test vet race e2e servers crash compat browser demo-check fuzz tools bench nightly clean
+.PHONY: help build pages run test vet race e2e servers crash idle compat browser demo-check fuzz tools bench nightly clean
