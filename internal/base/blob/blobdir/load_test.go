@@ -113,7 +113,10 @@ func TestReadCanceled(t *testing.T) {
 	if err := s.Put(t.Context(), "a", bytes.NewReader([]byte("body")), 4); err != nil {
 		t.Fatal(err)
 	}
-	held := [][]byte{<-s.load.bounce, <-s.load.bounce}
+	var held [][]byte
+	for range bounces {
+		held = append(held, <-s.load.bounce)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { _, err := s.GetRange(ctx, "a", 0, make([]byte, 4)); done <- err }()
