@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ type conn struct {
 
 	out  Out         // of who set writing
 	bufs net.Buffers // scratch of out
+	step net.Buffers // scratch of send
 	sent []*Request  // in out, not yet on the wire
 }
 
@@ -352,8 +354,9 @@ func (c *conn) pop(r *Request) bool {
 }
 
 const (
-	flushAt   = 256 << 10 // bytes collected before a write
-	writeStep = 1 << 20   // bytes that must get away within StallTimeout
+	flushAt    = 256 << 10 // bytes collected before a write
+	writeStep  = 256 << 10 // bytes written at a time; others have their turn between
+	writeStall = 1 << 20   // bytes that must get away within StallTimeout
 )
 
 // flush writes out. The caller has set writing.
@@ -401,33 +404,39 @@ func (c *conn) dropSent() {
 // send writes all of bufs in steps, so that a slow reader is told from one that
 // does not read.
 func (c *conn) send(bufs net.Buffers) error {
-	for len(bufs) > 0 {
-		n, size := 0, 0
-		for n < len(bufs) && size+len(bufs[n]) <= writeStep {
-			size += len(bufs[n])
-			n++
+	for due := 0; len(bufs) > 0; {
+		if due <= 0 {
+			if err := c.nc.SetWriteDeadline(time.Now().Add(c.srv.cfg.StallTimeout)); err != nil {
+				return err
+			}
+			due = writeStall
 		}
-		if err := c.nc.SetWriteDeadline(time.Now().Add(c.srv.cfg.StallTimeout)); err != nil {
+		step, size := c.step[:0], 0
+		for len(bufs) > 0 && size < writeStep {
+			b := bufs[0]
+			if room := writeStep - size; len(b) > room {
+				b, bufs[0] = b[:room], b[room:]
+			} else {
+				bufs = bufs[1:]
+			}
+			step = append(step, b)
+			size += len(b)
+		}
+		c.step = step
+		var err error
+		if len(step) == 1 {
+			_, err = c.nc.Write(step[0])
+		} else {
+			_, err = step.WriteTo(c.nc)
+		}
+		clear(c.step)
+		if err != nil {
 			return err
 		}
-		if n == 0 {
-			if _, err := c.nc.Write(bufs[0][:writeStep]); err != nil {
-				return err
-			}
-			bufs[0] = bufs[0][writeStep:]
-			continue
+		if due -= size; len(bufs) > 0 {
+			// A large reply must not keep the processor from a small one.
+			runtime.Gosched()
 		}
-		if n == 1 {
-			if _, err := c.nc.Write(bufs[0]); err != nil {
-				return err
-			}
-		} else {
-			part := bufs[:n:n]
-			if _, err := part.WriteTo(c.nc); err != nil {
-				return err
-			}
-		}
-		bufs = bufs[n:]
 	}
 	return nil
 }
