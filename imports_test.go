@@ -35,7 +35,7 @@ var law = map[string][]string{
 	"internal/broker/store/catalog": {"internal/base/meta", "run"},
 	"internal/broker/store/write":   {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/wal", "internal/broker/store/catalog", "internal/base/blob", "internal/base/meta", "run"},
 	"internal/broker/store/read":    {"internal/base/pages", "internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/base/blob", "internal/base/meta", "run"},
-	"internal/broker/store/inspect": {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/broker/store/read", "internal/base/blob", "internal/base/meta", "internal/base/disk", "run"},
+	"internal/broker/store/inspect": {"internal/broker/batch", "internal/broker/store/object", "internal/broker/store/catalog", "internal/broker/store/read", "internal/broker/store/wal", "internal/base/blob", "internal/base/meta", "internal/base/disk", "run"},
 	"internal/broker/partition":     {"internal/base/pages", "internal/broker/batch", "internal/broker/store/wal", "internal/broker/store/read", "internal/broker/store/catalog", "run"},
 	"internal/broker/cluster":       {"internal/broker/store/catalog", "internal/base/meta", "run"},
 	"internal/broker/front/auth":    {"internal/broker/store/catalog", "run"},

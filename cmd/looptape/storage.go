@@ -108,10 +108,12 @@ func (st *storage) open(ctx context.Context) error {
 		if st.meta, err = metaurl.Open(ctx, f.Meta); err != nil {
 			return err
 		}
-		st.ask(ctx)
 		st.source, err = inspect.Open(ctx, st.blobs, inspect.FromMetadata, func(ctx context.Context) ([]catalog.Entry, error) {
 			return inspect.Scan(ctx, st.meta)
 		})
+		if err == nil {
+			st.ask(ctx, st.source.Cluster)
+		}
 		return err
 	}
 	st.source, err = inspect.OpenObjects(ctx, st.blobs)
@@ -130,20 +132,13 @@ func (st *storage) openFile(ctx context.Context, file string) error {
 		return err
 	}
 	st.inUse = true
-	st.ask(ctx)
-	if st.live != nil {
-		source, err := inspect.Open(ctx, st.blobs, inspect.FromServer, st.serverCatalog)
-		if err != nil {
-			return err
-		}
-		// Is it the server of this store, and not of another one?
-		if own, err := inspect.OpenObjects(ctx, st.blobs); err == nil && own.Cluster == source.Cluster {
-			st.source = source
-			return nil
-		}
-		st.live, st.silent = nil, fmt.Errorf("the server at %s has another store", st.flags.API)
+	if st.source, err = inspect.OpenObjects(ctx, st.blobs); err != nil {
+		return err
 	}
-	st.source, err = inspect.OpenObjects(ctx, st.blobs)
+	if st.ask(ctx, st.source.Cluster); st.live == nil {
+		return nil
+	}
+	st.source, err = inspect.Open(ctx, st.blobs, inspect.FromServer, st.serverCatalog)
 	return err
 }
 
@@ -161,15 +156,19 @@ func (st *storage) logFiles() (n int, bytes int64) {
 	return n, bytes
 }
 
-// ask asks the server for what only it knows.
-func (st *storage) ask(ctx context.Context) {
+// ask asks the server for what only it knows. One that has another store than this
+// one is none.
+func (st *storage) ask(ctx context.Context, cluster string) {
+	var live inspect.Live
 	b, err := st.flags.call(ctx, "GET", "/v1/storage", nil)
 	if err == nil {
-		st.live = &inspect.Live{}
-		err = json.Unmarshal(b, st.live)
+		err = json.Unmarshal(b, &live)
 	}
-	if err != nil {
-		st.live, st.silent = nil, err
+	if err == nil && live.Cluster != cluster {
+		err = fmt.Errorf("the server at %s has another store", st.flags.API)
+	}
+	if st.silent = err; err == nil {
+		st.live = &live
 	}
 }
 
@@ -369,8 +368,8 @@ func printReport(s *streams, r *inspect.Report, origin string) {
 	if origin != "" {
 		fmt.Fprintf(s.out, "%s\n\n", origin)
 	}
-	fmt.Fprintf(s.out, "read %d objects and %d snapshots, %s: %d blocks, %d batches, %d records in %d partitions\n",
-		r.Objects, r.Snapshots, inspect.Size(r.Bytes), r.Blocks, r.Batches, r.Records, r.Partitions)
+	fmt.Fprintf(s.out, "read %d objects, %s: %d blocks, %d batches, %d records in %d partitions; %d snapshots of the metadata, %d slots of the log\n",
+		r.Objects, inspect.Size(r.Bytes), r.Blocks, r.Batches, r.Records, r.Partitions, r.Snapshots, r.Slots)
 	if r.Gone > 0 {
 		fmt.Fprintf(s.out, "%d objects were replaced and deleted meanwhile\n", r.Gone)
 	}

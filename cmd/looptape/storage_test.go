@@ -229,7 +229,7 @@ func dropLine(text, name string) string {
 func TestStorageOfRunningServer(t *testing.T) {
 	dir, s := ofData(t)
 	defer s.meta.Close()
-	live := inspect.Live{Epoch: 1, Since: time.Now().Add(-time.Hour), Calls: blob.Counts{Puts: 42, Gets: 7}, Cache: inspect.LiveCache{Hits: 3, Misses: 1}}
+	live := inspect.Live{Cluster: s.catalog.ClusterID(), Epoch: 1, Since: time.Now().Add(-time.Hour), Calls: blob.Counts{Puts: 42, Gets: 7}, Cache: inspect.LiveCache{Hits: 3, Misses: 1}}
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/v1/storage":
@@ -264,4 +264,10 @@ func TestStorageOfRunningServer(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	golden(t, "verify-silent.txt", got)
+	// A server of another store is none.
+	live.Cluster = "another"
+	got, code = s.run("stats", "--data", dir, "--api", api.URL)
+	if code != 0 || !strings.Contains(got, "has another store") || strings.Contains(got, "requests") {
+		t.Errorf("exit code %d: %s", code, got)
+	}
 }

@@ -12,7 +12,7 @@ func (b *Broker) Storage() inspect.Live {
 	e := b.engine
 	l, c, f := e.wal.Stats(), e.reader.Stats(), e.flusher.Stats()
 	return inspect.Live{
-		Broker: e.writer.Broker(), Epoch: e.writer.Epoch(), Since: e.since.UTC().Truncate(time.Millisecond), Calls: e.calls.Counts(),
+		Cluster: e.catalog.ClusterID(), Broker: e.writer.Broker(), Epoch: e.writer.Epoch(), Since: e.since.UTC().Truncate(time.Millisecond), Calls: e.calls.Counts(),
 		WAL: inspect.LiveLog{
 			Records: l.Records, WrittenBytes: l.WrittenBytes, QueuedBytes: l.QueuedBytes, UncommittedBytes: l.UncommittedBytes, Waits: l.ReserveWaits,
 		},

@@ -239,6 +239,9 @@ func TestVerifyDamages(t *testing.T) {
 			p.Units[1].Bytes = w.piece(1, 10, 12).Units[0].Bytes
 			w.commit(w.object(p))
 		}, []string{"offsets 10 to 11"}},
+		"slot of the log": {func(w *world, both, single catalog.NewObject) {
+			w.put("wal/"+w.catalog.ClusterID()+"/1/1/00000000000000000001", []byte("LTWS and no slot"))
+		}, []string{"00000000000000000001, byte 0: bytes of the header"}},
 		"snapshot": {func(w *world, both, single catalog.NewObject) {
 			w.put("meta/"+w.catalog.ClusterID()+"/1", []byte("LTMS and what is no snapshot, long enough to be looked at: 0123456789012345678901234567890123456789"))
 		}, []string{"snapshot"}},

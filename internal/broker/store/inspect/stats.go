@@ -163,6 +163,7 @@ type LogStats struct {
 
 // Live is what only the running broker knows, since it started.
 type Live struct {
+	Cluster string      `json:"cluster"`
 	Broker  int32       `json:"broker"`
 	Epoch   int64       `json:"epoch"`
 	Since   time.Time   `json:"since"`

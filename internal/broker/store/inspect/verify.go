@@ -13,6 +13,8 @@ import (
 	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
+	"github.com/looptape/looptape/internal/broker/store/wal"
+	"github.com/looptape/looptape/internal/broker/store/wal/slots"
 )
 
 // Damage is one thing that is not as it was written. It is in an object, at an
@@ -41,6 +43,7 @@ type Report struct {
 	Batches    int64    `json:"batches"`
 	Records    int64    `json:"records"`
 	Snapshots  int      `json:"snapshots"`
+	Slots      int      `json:"wal_slots"`
 	Partitions int      `json:"partitions"` // whose offsets were followed from object to object
 	Gone       int      `json:"gone"`       // objects that were replaced and deleted meanwhile
 	Damages    []Damage `json:"damages"`
@@ -123,12 +126,12 @@ type task struct {
 }
 
 // list finds what is to be read: with a catalog, what it names; without one, all
-// data objects. And the snapshots of the metadata.
+// data objects. And the snapshots of the metadata, and the slots of logs.
 func (v *verifier) list(ctx context.Context) ([]task, error) {
 	var todo []task
 	sizes := map[string]int64{}
 	data := object.Prefix(v.Cluster)
-	for _, prefix := range []string{data, "meta/" + v.Cluster + "/"} {
+	for _, prefix := range []string{data, "meta/" + v.Cluster + "/", "wal/" + v.Cluster + "/"} {
 		err := v.Blobs.List(ctx, prefix, func(i blob.Info) error {
 			sizes[i.Key] = i.Size
 			if v.Catalog == nil || prefix != data {
@@ -186,9 +189,12 @@ func (v *verifier) all(ctx context.Context, todo []task) error {
 // one reads one object. What is wrong with it goes to the report.
 func (v *verifier) one(ctx context.Context, t task) error {
 	var err error
-	if strings.HasPrefix(t.key, "meta/") {
+	switch kind, _, _ := strings.Cut(t.key, "/"); kind {
+	case "meta":
 		err = v.snapshot(ctx, t)
-	} else {
+	case "wal":
+		err = v.slot(ctx, t)
+	default:
 		err = v.object(ctx, t)
 	}
 	var d *Damage
@@ -252,15 +258,24 @@ func (v *verifier) read(ctx context.Context, key string, off int64, b []byte) er
 	return err
 }
 
-// maxSnapshotBytes bounds what is read of a snapshot at once.
-const maxSnapshotBytes = 1 << 30
+// Bounds of what is read at once of a snapshot and of a slot.
+const (
+	maxSnapshotBytes = 1 << 30
+	maxSlotBytes     = 256 << 20
+)
 
-func (v *verifier) snapshot(ctx context.Context, t task) error {
-	if t.size > maxSnapshotBytes {
-		return &Damage{Key: t.key, Problem: fmt.Sprintf("a snapshot of %d bytes", t.size)}
+// whole reads an object at once.
+func (v *verifier) whole(ctx context.Context, t task, most int64) ([]byte, error) {
+	if t.size > most {
+		return nil, &Damage{Key: t.key, Problem: fmt.Sprintf("%d bytes, at most %d are possible", t.size, most)}
 	}
 	b := make([]byte, t.size)
-	if err := v.read(ctx, t.key, 0, b); err != nil {
+	return b, v.read(ctx, t.key, 0, b)
+}
+
+func (v *verifier) snapshot(ctx context.Context, t task) error {
+	b, err := v.whole(ctx, t, maxSnapshotBytes)
+	if err != nil {
 		return err
 	}
 	s, err := catalog.DecodeSnapshot(b)
@@ -272,6 +287,23 @@ func (v *verifier) snapshot(ctx context.Context, t task) error {
 	}
 	v.mu.Lock()
 	v.report.Snapshots++
+	v.mu.Unlock()
+	return nil
+}
+
+func (v *verifier) slot(ctx context.Context, t task) error {
+	b, err := v.whole(ctx, t, maxSlotBytes)
+	if err != nil {
+		return err
+	}
+	var bad *wal.CorruptError
+	if _, err := slots.Check("wal/"+v.Cluster, t.key, b); errors.As(err, &bad) {
+		return &Damage{Key: t.key, Offset: bad.Offset, Problem: fmt.Sprintf("%s: want %s, got %s", bad.What, bad.Want, bad.Got)}
+	} else if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.report.Slots++
 	v.mu.Unlock()
 	return nil
 }
