@@ -11,7 +11,7 @@ package pages
 import "runtime"
 
 // mappedFrom is the size from which memory outside of the heap is worth it.
-const mappedFrom = 1 << 20
+const mappedFrom = 128 << 10
 
 // A Run is contiguous zeroed memory.
 type Run struct {

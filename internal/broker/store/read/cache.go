@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/looptape/looptape/internal/base/pages"
 )
 
 // cache keeps chunks up to a bound in bytes: what it holds, what it no longer
@@ -41,12 +43,13 @@ type chunkKey struct {
 
 // cached is a chunk in the cache or in use.
 type cached struct {
-	key   chunkKey
-	bytes []byte
-	ready chan struct{} // closed when bytes or err are set
-	err   error
-	bad   []error // of its blocks, nil when all are well
-	extra bool    // beyond the bound: give it back soon
+	key    chunkKey
+	bytes  []byte // of memory
+	memory *pages.Run
+	ready  chan struct{} // closed when bytes or err are set
+	err    error
+	bad    []error // of its blocks, nil when all are well
+	extra  bool    // beyond the bound: give it back soon
 
 	// guarded by cache.mu
 	refs       int // readers, plus one for the cache
@@ -137,17 +140,18 @@ func (c *cache) load(w want, load func(*cached) error) (*cached, bool, error) {
 		return nil, false, errNoRoom
 	}
 	b := &cached{key: w.key, ready: make(chan struct{}), refs: 2, listed: true, ahead: w.ahead, extra: !ok, loaded: time.Now(), served: make([]int64, w.blocks)}
-	b.weight = int64(max(cap(buf), roundUp(w.size)))
+	b.weight = int64(roundUp(w.size))
+	if buf != nil {
+		b.weight = int64(len(buf.Bytes))
+	}
 	c.chunks[w.key] = b
 	c.once.pushFront(b)
 	c.size += b.weight
 	c.mu.Unlock()
-	if buf == nil && small(w.size) {
-		buf = make([]byte, w.size)
-	} else if buf == nil {
-		buf = memory(roundUp(w.size))[:w.size]
+	if buf == nil {
+		buf = pages.New(roundUp(w.size))
 	}
-	b.bytes = buf
+	b.memory, b.bytes = buf, buf.Bytes[:w.size]
 	if b.err = load(b); b.err != nil {
 		c.forget(b)
 	}
@@ -255,7 +259,7 @@ func (c *cache) touch(b *cached, block int, offset int64) {
 
 // room makes room for n bytes and may return memory to be used again. It gives
 // up chunks that nobody uses, oldest first. c.mu is held.
-func (c *cache) room(n int) (buf []byte, ok bool) {
+func (c *cache) room(n int) (buf *pages.Run, ok bool) {
 	need := int64(roundUp(n))
 	for {
 		if buf := c.free.take(n); buf != nil {
@@ -315,12 +319,10 @@ func (c *cache) unref(b *cached) {
 	b.refs--
 	if b.refs == 0 {
 		c.size -= b.weight
-		switch {
-		case small(cap(b.bytes)): // of the heap
-		case c.size+c.free.size+int64(cap(b.bytes)) > c.max || !c.free.put(b.bytes):
-			unmap(b.bytes)
+		if b.memory != nil && (c.size+c.free.size+b.weight > c.max || !c.free.put(b.memory)) {
+			b.memory.Free()
 		}
-		b.bytes = nil
+		b.bytes, b.memory = nil, nil
 	}
 }
 
@@ -355,7 +357,7 @@ func (b *cached) unlink() {
 // reading into used ones.
 type buffers struct {
 	max, size int64
-	free      [][]byte // oldest first
+	free      []*pages.Run // oldest first
 }
 
 // bufferStep is the unit of memory of all but small chunks, which are not kept.
@@ -371,27 +373,28 @@ func roundUp(n int) int {
 	return (n + bufferStep - 1) / bufferStep * bufferStep
 }
 
-// take returns a buffer of n bytes that wastes at most half, or nil.
-func (f *buffers) take(n int) []byte {
+// take returns a buffer for n bytes that wastes at most half, or nil.
+func (f *buffers) take(n int) *pages.Run {
 	if small(n) {
 		return nil
 	}
 	for i := len(f.free) - 1; i >= 0; i-- {
-		if b := f.free[i]; cap(b) >= n && cap(b) <= 2*roundUp(n) {
+		if b := f.free[i]; len(b.Bytes) >= n && len(b.Bytes) <= 2*roundUp(n) {
 			f.free = append(f.free[:i], f.free[i+1:]...)
-			f.size -= int64(cap(b))
-			return b[:n]
+			f.size -= int64(len(b.Bytes))
+			return b
 		}
 	}
 	return nil
 }
 
 // put keeps a buffer if there is room.
-func (f *buffers) put(b []byte) bool {
-	if f.size+int64(cap(b)) > f.max {
+func (f *buffers) put(b *pages.Run) bool {
+	n := int64(len(b.Bytes))
+	if small(int(n)) || f.size+n > f.max {
 		return false
 	}
-	f.size += int64(cap(b))
+	f.size += n
 	f.free = append(f.free, b)
 	return true
 }
@@ -401,8 +404,8 @@ func (f *buffers) shrink() bool {
 	if len(f.free) == 0 {
 		return false
 	}
-	f.size -= int64(cap(f.free[0]))
-	unmap(f.free[0])
+	f.size -= int64(len(f.free[0].Bytes))
+	f.free[0].Free()
 	f.free[0] = nil
 	f.free = f.free[1:]
 	return true

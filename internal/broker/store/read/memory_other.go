@@ -1,6 +1,0 @@
-//go:build !unix
-
-package read
-
-func memory(n int) []byte { return make([]byte, n) }
-func unmap([]byte)        {}
