@@ -175,7 +175,7 @@ func (e *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	e.reader = read.New(e.blobs, e.catalog, e.cfg.Read)
-	e.set = partition.NewSet(e.catalog, e.reader, e.writer, e.writer.Epoch(), e.cfg.Partitions)
+	e.set = partition.NewSet(e.catalog, e.reader, trims{e}, e.writer.Epoch(), e.cfg.Partitions)
 	if err := e.load(ctx); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/looptape/looptape/internal/broker/store/wal/slots"
+	"github.com/looptape/looptape/internal/broker/store/write"
 )
 
 // register makes the store's counters and gauges visible. They are read when
@@ -60,6 +61,34 @@ func (e *Store) register(reg prometheus.Registerer) error {
 		{counter, "snapshot_errors_total", "Failed snapshots of the metadata; each is repeated.", func() float64 { return float64(e.saver.Stats().Failed) }},
 		{gauge, "object_bytes", "Bytes of them.", func() float64 { _, n := e.catalog.Objects(); return float64(n) }},
 	}
+	type job struct {
+		name, what string
+		counts     func() write.JobCounts
+	}
+	for _, j := range []job{
+		{"merge", "merging", func() write.JobCounts { return e.jobs.Merger().Stats() }},
+		{"compact", "log compaction", func() write.JobCounts { return e.jobs.Compactor().Stats().JobCounts }},
+	} {
+		all = append(all, []metric{
+			{counter, j.name + "_jobs_total", "Replacements of objects by " + j.what + ".", func() float64 { return float64(j.counts().Jobs) }},
+			{counter, j.name + "_inputs_total", "Objects replaced by " + j.what + ".", func() float64 { return float64(j.counts().Inputs) }},
+			{counter, j.name + "_outputs_total", "Objects made by " + j.what + ".", func() float64 { return float64(j.counts().Outputs) }},
+			{counter, j.name + "_read_bytes_total", "Bytes read by " + j.what + ".", func() float64 { return float64(j.counts().Read) }},
+			{counter, j.name + "_written_bytes_total", "Bytes written by " + j.what + ".", func() float64 { return float64(j.counts().Written) }},
+			{counter, j.name + "_conflicts_total", "Jobs of " + j.what + " given up since their inputs changed.", func() float64 { return float64(j.counts().Conflicts) }},
+			{counter, j.name + "_errors_total", "Jobs of " + j.what + " that failed; they come again.", func() float64 { return float64(j.counts().Failures) }},
+		}...)
+	}
+	all = append(all, []metric{
+		{counter, "compact_cleanings_total", "Partitions compacted.", func() float64 { return float64(e.jobs.Compactor().Stats().Cleanings) }},
+		{counter, "compact_dropped_records_total", "Records that compaction dropped.", func() float64 { return float64(e.jobs.Compactor().Stats().Dropped) }},
+		{counter, "compact_unreadable_batches_total", "Batches kept as they are since their records can't be read.", func() float64 { return float64(e.jobs.Compactor().Stats().Unreadable) }},
+		{counter, "retention_raised_total", "Log starts raised by retention.", func() float64 { return float64(e.jobs.Sweeper().Stats().Raised) }},
+		{counter, "retention_clock_distrusted_total", "Rounds in which nothing expired or was deleted since the clock jumped or disagrees with the store's.", func() float64 { return float64(e.jobs.Sweeper().Stats().Distrusted) }},
+		{counter, "gc_retired_total", "Objects taken out of sight since nobody needs them.", func() float64 { return float64(e.jobs.Sweeper().Stats().Retired) }},
+		{gauge, "gc_waiting", "Retired objects whose grace has not passed.", func() float64 { return float64(e.jobs.Sweeper().Stats().Waiting) }},
+		{counter, "sweep_orphans_total", "Objects deleted that no transaction made visible.", func() float64 { return float64(e.jobs.Sweeper().Stats().Swept) }},
+	}...)
 	if l, ok := e.wal.(*slots.Log); ok {
 		all = append(all, []metric{
 			{counter, "log_put_retries_total", "Puts of log slots that failed or had no answer; each is repeated.", func() float64 { return float64(l.Requests().Retries) }},

@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/looptape/looptape/internal/broker/batch"
@@ -79,8 +81,31 @@ func (s starts) Raise(ctx context.Context, p catalog.Partition, before int64) er
 	if err != nil {
 		return err
 	}
-	_, err = part.DeleteRecords(ctx, before)
+	_, err = part.DeleteRecords(context.WithValue(ctx, expiry{}, true), before)
 	return err
+}
+
+// expiry marks what retention does and nobody asked for: metadata that was rebuilt
+// finds it by itself, so it needs no tomb.
+type expiry struct{}
+
+// trims changes log starts. What was asked for gets a tomb in the object store
+// first, so that metadata restored from an old copy or rebuilt from objects does
+// not bring deleted records back (P13).
+type trims struct {
+	e *Store
+}
+
+// SetLogStart implements partition.Starts.
+func (t trims) SetLogStart(ctx context.Context, p catalog.Partition, before int64) (int64, error) {
+	e := t.e
+	if ctx.Value(expiry{}) == nil && before > e.catalog.Record(p).LogStart {
+		tomb := write.TrimTomb{Partition: p, Before: before}
+		if _, err := e.putOnce(ctx, tomb.Key(e.catalog.ClusterID()), strconv.AppendInt(nil, before, 10)); err != nil {
+			return 0, fmt.Errorf("put tomb of %s: %w", p, err)
+		}
+	}
+	return e.writer.SetLogStart(ctx, p, before)
 }
 
 // Background are the jobs that keep the store small, for who wants to run a round

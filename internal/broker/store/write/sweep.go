@@ -247,6 +247,11 @@ func (s *Sweeper) SweepOrphans(ctx context.Context) error {
 	if err := s.sweepManifests(ctx); err != nil {
 		return err
 	}
+	if s.cfg.Collects() {
+		if err := s.sweepTombs(ctx); err != nil {
+			return err
+		}
+	}
 	before, err := s.Catalog.Swept(ctx)
 	if err != nil {
 		return err
