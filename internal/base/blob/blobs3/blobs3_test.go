@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -548,5 +549,32 @@ func TestBucketRules(t *testing.T) {
 			}
 			isSafe(t, err)
 		})
+	}
+}
+
+// The pool of connections is bounded, and who waits for one gets it.
+func TestConnectionsAreBounded(t *testing.T) {
+	f := newFake(t)
+	var now, most atomic.Int32
+	f.set(func(_ *fake, w http.ResponseWriter, r *request) bool {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		f.serve(w, r)
+		return true
+	})
+	s := f.open(t, func(c *Config) { c.MaxConns = 2 })
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			if err := s.Put(t.Context(), fmt.Sprint("k", i), strings.NewReader(body), int64(len(body))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if most.Load() > 2 {
+		t.Errorf("%d connections at a time, want 2", most.Load())
 	}
 }
