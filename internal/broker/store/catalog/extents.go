@@ -103,8 +103,13 @@ func paint(all []Extent) []Extent {
 			x.Bytes = int64(float64(x.Bytes) * float64(x.End-x.Base) / float64(x.SpanEnd-x.SpanBase))
 		}
 	}
+	// Nobody needs a tail without offsets where a better one is or where an extent
+	// goes on. What starts where it is may build on it, and what ends there has at
+	// best as good a tail.
+	disjoint := shown
 	for _, x := range tails {
-		if !slices.ContainsFunc(all, func(o Extent) bool { return outdoes(o, x) }) {
+		if !slices.ContainsFunc(disjoint, func(o Extent) bool { return o.Base < x.Base && x.Base < o.End }) &&
+			!slices.ContainsFunc(tails, func(o Extent) bool { return o.Base == x.Base && better(o, x) }) {
 			shown = append(shown, x)
 		}
 	}
@@ -114,15 +119,6 @@ func paint(all []Extent) []Extent {
 		})
 	}
 	return shown
-}
-
-// outdoes says that nobody needs the tail x, which has no offsets, beside o. What
-// starts where x is may build on it, and what ends there has at best as good a tail.
-func outdoes(o, x Extent) bool {
-	if o.SpanBase == o.SpanEnd {
-		return o.SpanBase == x.SpanBase && better(o, x)
-	}
-	return o.SpanBase < x.SpanBase && x.SpanBase < o.SpanEnd
 }
 
 // Extents returns what objects hold of a partition, by offset. Don't change it.
