@@ -25,6 +25,8 @@ type memLog struct {
 	waiters map[*partition.Waiter]int64
 	held    int // chunks not released
 	fail    error
+	cold    bool // not in memory: a glance sees nothing, a read that waits makes it warm
+	waited  int  // reads that waited
 }
 
 func newMemLog() *memLog { return &memLog{waiters: map[*partition.Waiter]int64{}} }
@@ -75,6 +77,14 @@ func (l *memLog) Read(_ context.Context, r partition.Read) (partition.Chunk, err
 		return partition.Chunk{}, partition.ErrOffsetOutOfRange
 	}
 	c := partition.Chunk{HighWatermark: l.end, LastStable: l.end, LogStart: l.start}
+	if l.cold && r.Offset < l.end && (r.MaxBytes > 0 || r.AtLeastOne) {
+		if r.Glance {
+			c.Pending = true
+			return c, nil
+		}
+		l.cold = false
+		l.waited++
+	}
 	size := 0
 	for _, b := range l.batches {
 		if b.LastOffset() < r.Offset {
