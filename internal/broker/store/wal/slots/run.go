@@ -152,7 +152,7 @@ func (l *Log) due(now time.Time) time.Time {
 	linger, spent := l.budget.linger(now)
 	// While slots get full, waiting for the next one as long as a put takes costs
 	// little and saves the requests for what those in flight left over.
-	bulk := now.Sub(l.filled) < 2*l.cfg.MaxLinger
+	bulk := now.Sub(l.filled) < 2*(l.cfg.MaxLinger+l.putTime)
 	if bulk {
 		linger = max(linger, min(l.putTime, l.cfg.MaxLinger))
 	}
