@@ -46,9 +46,8 @@ type fetch struct {
 type fetchPart struct {
 	partitionKey
 	want  fetchWant
-	sp    *sessionPart  // nil without session
-	of    catalog.Topic // if known
-	known bool
+	sp    *sessionPart   // nil without session
+	of    *catalog.Topic // nil: unknown; shared by neighbours
 	log   Log
 	ahead bool // there is something to read
 	err   error
@@ -138,21 +137,27 @@ func (f *fetch) plan() error {
 // resolve finds the partition's log. last is the part before: neighbours are
 // mostly of one topic.
 func (f *fetch) resolve(p, last *fetchPart) {
-	if last != nil && last.known && last.sameTopic(p.partitionKey) {
-		p.of, p.known = last.of, true
-	} else if f.r.Version >= 13 {
-		p.of, p.known = f.s.topics.TopicByID(p.id)
-	} else {
-		p.of, p.known = f.s.topics.Topic(p.topic)
+	p.of = nil
+	if last != nil && last.of != nil && last.sameTopic(p.partitionKey) {
+		p.of = last.of
+	} else if t, ok := f.topicOf(p); ok {
+		p.of = &t
 	}
 	switch {
-	case p.known:
-		p.log, p.err = f.s.open(p.of, p.index)
+	case p.of != nil:
+		p.log, p.err = f.s.open(*p.of, p.index)
 	case f.r.Version >= 13:
 		p.err = errUnknownTopicID
 	default:
 		p.err = errUnknownTopic
 	}
+}
+
+func (f *fetch) topicOf(p *fetchPart) (catalog.Topic, bool) {
+	if f.r.Version >= 13 {
+		return f.s.topics.TopicByID(p.id)
+	}
+	return f.s.topics.Topic(p.topic)
 }
 
 // collect reads what there is, within the byte limits. The first partition that
