@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -81,7 +82,7 @@ func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus
 		WAL: cfg.wal(), Cluster: cfg.inCluster(), Address: cfg.Advertised, Rack: cfg.Rack, Lease: cfg.Lease,
 	}
 	if cfg.Blob != "" {
-		features, err := blob.Probe(ctx, blobs, "probe/")
+		features, err := probe(ctx, blobs, log)
 		if err != nil {
 			return nil, fmt.Errorf("object store: %w", err)
 		}
@@ -109,4 +110,20 @@ func openStore(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return e, nil
+}
+
+// probe finds out what the object store can do. A start waits for a store that is
+// away, as for everything else; one that refuses is an error.
+func probe(ctx context.Context, blobs blob.Store, log *slog.Logger) (blob.Features, error) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		features, err := blob.Probe(ctx, blobs, "probe/")
+		if err == nil || ctx.Err() != nil || errors.Is(err, blob.ErrRefused) || errors.Is(err, blob.ErrBadKey) {
+			return features, err
+		}
+		log.Warn("start waits for the object store", "error", err, "pause", pause)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
 }

@@ -163,6 +163,7 @@ type Server struct {
 	t                          testing.TB
 	Dir                        string
 	Kafka, API, OTLP, OTLPGRPC string // host:port, URL, URL, host:port
+	Program                    string // path of another build than Binary
 	command                    []string
 }
 
@@ -195,7 +196,11 @@ func addr(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 // Start starts the process, again after a Kill on the same data and ports.
 func (s *Server) Start() {
 	s.t.Helper()
-	s.Process = Start(s.t, s.Dir, Binary(s.t), s.command...)
+	program := s.Program
+	if program == "" {
+		program = Binary(s.t)
+	}
+	s.Process = Start(s.t, s.Dir, program, s.command...)
 }
 
 // Ready waits until GET /readyz answers 200.

@@ -75,12 +75,14 @@ func (a attempt) wait() (partition.Appended, error) {
 // gone says that the partition's topic was deleted, which ends a client's work on
 // it without a fault.
 func (w *world) gone(p *part, err error) bool {
-	if !errors.Is(err, partition.ErrUnknownPartition) {
-		return false
+	unknown := errors.Is(err, partition.ErrUnknownPartition)
+	if errors.Is(err, errNobody) {
+		if _, store := w.any(); store != nil {
+			_, known := store.Catalog().TopicByID(p.id.Topic)
+			unknown = !known
+		}
 	}
-	w.model.mu.Lock()
-	defer w.model.mu.Unlock()
-	return p.topic.deleting
+	return unknown && w.model.deleting(p)
 }
 
 // expected says whether a client has to live with the error and try again. What

@@ -27,7 +27,8 @@ const quick = 40
 const worker = "LOOPTAPE_SIM_WORKER"
 
 // TestSim runs the seeds that once failed, then LOOPTAPE_SEEDS others from
-// LOOPTAPE_FROM on; or LOOPTAPE_SEED alone, with its whole history.
+// LOOPTAPE_FROM on; or LOOPTAPE_SEED alone, with its whole history. With
+// LOOPTAPE_FIRST it ends at the first failure.
 func TestSim(t *testing.T) {
 	if os.Getenv(worker) != "" {
 		t.Skip("this process works for another")
@@ -130,6 +131,7 @@ func runSeeds(t *testing.T, seeds []uint64, all bool) []outcome {
 		feed <- s
 	}
 	close(feed)
+	first := os.Getenv("LOOPTAPE_FIRST") != ""
 	var mu sync.Mutex
 	found := map[uint64]outcome{}
 	var workers sync.WaitGroup
@@ -140,6 +142,10 @@ func runSeeds(t *testing.T, seeds []uint64, all bool) []outcome {
 					mu.Lock()
 					defer mu.Unlock()
 					found[o.Seed] = o
+					if first && len(o.Violations) > 0 {
+						for range feed { // the rest need not run
+						}
+					}
 				})
 				if !again {
 					return

@@ -26,6 +26,11 @@ func (OS) OpenFile(name string, mode Mode) (File, error) {
 	if mode.Excl {
 		flags |= os.O_EXCL
 	}
+	if mode.Create {
+		if err := fault("create"); err != nil {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
 	if mode.Direct {
 		if f := openDirect(name, flags); f != nil {
 			return f, nil
@@ -139,8 +144,19 @@ type osFile struct {
 
 func (f *osFile) DirectAlign() int { return f.align }
 
+func (f *osFile) WriteAt(b []byte, off int64) (int, error) {
+	if err := fault("write"); err != nil {
+		return 0, &fs.PathError{Op: "write", Path: f.Name(), Err: err}
+	}
+	return f.File.WriteAt(b, off)
+}
+
 func (f *osFile) Datasync() error {
-	if err := datasync(f.File); err != nil {
+	err := fault("fdatasync")
+	if err == nil {
+		err = datasync(f.File)
+	}
+	if err != nil {
 		return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
 	}
 	return nil
