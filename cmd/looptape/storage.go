@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -339,7 +341,7 @@ func (c *storageVerifyCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	cfg, clear := inspect.VerifyConfig{Parallel: c.Parallel}, func() error { return nil }
-	if !c.Quiet && !c.JSON {
+	if !c.Quiet && !c.JSON && terminal(s.err) {
 		bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(s.err), progressbar.OptionSetDescription("verify"),
 			progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 		cfg.Progress = func(done, total int64) {
@@ -362,6 +364,16 @@ func (c *storageVerifyCmd) Run(ctx context.Context, s *streams) error {
 		err = exitError{1}
 	}
 	return err
+}
+
+// terminal tells whether somebody looks at what is written.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func printReport(s *streams, r *inspect.Report, origin string) {
@@ -394,7 +406,7 @@ func (c *storageDoctorCmd) Run(ctx context.Context, s *streams) error {
 	st, err := c.open(ctx)
 	defer st.close()
 	p := inspect.Patient{
-		Source: st.source, Broken: err, Remote: strings.HasPrefix(c.Blob, "s3://"), Meta: st.meta, Dir: st.dir, Live: st.live, Free: freeSpace,
+		Source: st.source, Broken: err, View: st.blobs, Remote: strings.HasPrefix(c.Blob, "s3://"), Meta: st.meta, Dir: st.dir, Live: st.live, Free: freeSpace,
 	}
 	if st.inUse {
 		p.Silent = st.silent

@@ -40,7 +40,8 @@ type Check struct {
 type Patient struct {
 	Source *Source    // nil if the catalog or the store can't be read; then Broken says why
 	Broken error      // of the source
-	Blobs  blob.Store // that can be written to; nil: no probe
+	View   blob.Store // the object store; nil if it can't be opened
+	Blobs  blob.Store // the same, that can be written to; nil: no probe
 	Remote bool       // the object store is no directory
 	Meta   meta.Store // nil: a local file
 	Dir    string     // of local data; empty: none
@@ -85,7 +86,7 @@ const (
 
 func (d *doctor) objects(ctx context.Context) {
 	if d.p.Source == nil && d.p.Broken != nil {
-		d.say("store", Fail, "mend this first; the other checks go as far as they can", "%v", d.p.Broken)
+		d.broken(ctx)
 	}
 	if !d.p.Remote {
 		if d.p.Source != nil {
@@ -110,6 +111,25 @@ func (d *doctor) objects(ctx context.Context) {
 	}
 	d.clock(ctx)
 	d.rules(ctx)
+}
+
+// broken tells a store that was never used from one that is not whole.
+func (d *doctor) broken(ctx context.Context) {
+	err := d.p.Broken
+	if errors.Is(err, ErrEmpty) && d.p.View != nil {
+		_, serr := d.p.View.Stat(ctx, "cluster")
+		switch {
+		case errors.Is(serr, blob.ErrNotFound):
+			d.say("store", OK, "", "new: neither metadata nor objects")
+			return
+		case serr == nil:
+			d.say("store", Fail, "check the URLs; if they are right the metadata is lost: bring back a backup of it, or the newest snapshot under meta/",
+				"the metadata is empty, and the object store is in use by a cluster")
+			return
+		}
+		err = serr
+	}
+	d.say("store", Fail, "mend this first; the other checks go as far as they can", "%v", err)
 }
 
 func (d *doctor) clock(ctx context.Context) {

@@ -85,6 +85,10 @@ func TestDoctor(t *testing.T) {
 	down.Store = mem
 	weak := healthy()
 	weak.weak = true
+	used := blobmem.New()
+	if err := used.Put(t.Context(), "cluster", strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
 	mute := healthy()
 	mute.err = errors.New("denied")
 	for name, c := range map[string]struct {
@@ -113,6 +117,9 @@ func TestDoctor(t *testing.T) {
 		"server lags":  {Patient{Live: &Live{WAL: LiveLog{UncommittedBytes: 500 << 20}}}, []string{"warn log"}},
 		"server stuck": {Patient{Live: &Live{Flushed: LiveFlush{Stalled: 1}}}, []string{"fail log"}},
 		"silent":       {Patient{Silent: errors.New("refused")}, []string{"warn server"}},
+		"new":          {Patient{Broken: ErrEmpty, View: blobmem.New()}, []string{"ok store"}},
+		"lost":         {Patient{Broken: ErrEmpty, View: used}, []string{"fail store"}},
+		"both broken":  {Patient{Broken: ErrEmpty, View: down.Store}, []string{"fail store"}},
 		"broken":       {Patient{Broken: errors.New("no such file")}, []string{"fail store"}},
 	} {
 		t.Run(name, func(t *testing.T) {

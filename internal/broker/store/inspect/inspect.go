@@ -36,6 +36,9 @@ const (
 	FromObjects  = "objects"
 )
 
+// ErrEmpty says that the metadata holds nothing.
+var ErrEmpty = errors.New("the metadata is empty: no server was ever started on it")
+
 // A Source is a store to look at.
 type Source struct {
 	Blobs   blob.Store
@@ -66,7 +69,7 @@ func (s *Source) Reload(ctx context.Context) error {
 		return err
 	}
 	if len(entries) == 0 {
-		return errors.New("the metadata is empty: no server was ever started on it")
+		return ErrEmpty
 	}
 	s.garbage = map[string]bool{}
 	store := newFrozen(entries)
