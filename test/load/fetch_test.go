@@ -493,7 +493,7 @@ func TestFetch(t *testing.T) {
 	const d = 3 * time.Second
 	mb := sizeMB("LOOPTAPE_BENCH_MB", 1000)
 	source, _ := peer(t, "stream")
-	tape := rig.Serve(t)
+	tape := rig.Serve(t, "--no-loop")
 	kafka := rig.StartKafka(t, rig.KafkaOptions{HeapMB: 1024})
 	kafkaDir, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", kafka.PID()))
 	if err != nil {
@@ -548,7 +548,7 @@ func TestFetch(t *testing.T) {
 // TestEndToEnd: G8, a consumer has a record as soon as its producer knows that it
 // is durable.
 func TestEndToEnd(t *testing.T) {
-	tape := rig.Serve(t)
+	tape := rig.Serve(t, "--no-loop")
 	g := target{name: "looptape", addr: tape.Kafka, pid: tape.PID()}
 	for _, rate := range []string{"1000", "5000", "20000"} {
 		var p50, p99, ack []float64

@@ -16,7 +16,7 @@ import (
 // the two within a run.
 func TestIsolation(t *testing.T) {
 	mb := sizeMB("LOOPTAPE_BENCH_MB", 1000)
-	tape := rig.Serve(t)
+	tape := rig.Serve(t, "--no-loop")
 	g := target{name: "looptape", addr: tape.Kafka, pid: tape.PID(), ours: true}
 	fill(t, g, "replay", mb)
 	flushed(t, tape)

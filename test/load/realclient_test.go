@@ -16,7 +16,7 @@ import (
 func TestRealClient(t *testing.T) {
 	null, nullPID := peer(t, "null")
 	fsync, fsyncPID := peer(t, "sync")
-	tape := rig.Serve(t)
+	tape := rig.Serve(t, "--no-loop")
 	kafka := rig.StartKafka(t, rig.KafkaOptions{HeapMB: 1024, Properties: map[string]string{"log.flush.interval.messages": "1"}})
 	targets := []target{
 		{name: "null", addr: null, pid: nullPID},
