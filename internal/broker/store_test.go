@@ -630,7 +630,7 @@ func TestZombieIsFenced(t *testing.T) {
 	if err := next.e.sweeper.SweepOrphans(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if n := next.e.sweeper.Deleted(); n != 1 {
+	if n := next.e.sweeper.Stats().Deleted; n != 1 {
 		t.Errorf("%d orphans deleted, keys %v", n, w.blobs.Keys())
 	}
 	if diff := cmp.Diff(numbered(10), values(t, next.partition(t, topic, 0), 0, partition.Read{MaxBytes: 1 << 20})); diff != "" {
