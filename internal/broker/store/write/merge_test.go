@@ -3,10 +3,12 @@ package write
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/looptape/looptape/internal/base/blob/blobmem"
 	"github.com/looptape/looptape/internal/broker/batch"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
@@ -36,7 +38,7 @@ func busy(t testing.TB, seed uint64, flushes int) *world {
 }
 
 func TestMerge(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		w := busy(t, seed, 30)
 		w.check()
 		before := len(w.data())
@@ -88,7 +90,7 @@ func TestSetsAreBounded(t *testing.T) {
 	w := newWorld(t, 1)
 	w.topic("a", 3, nil)
 	most := 0
-	for range 300 {
+	for range 120 {
 		w.flush(w.some)
 		if err := w.jobs.Merge(context.Background()); err != nil {
 			t.Fatal(err)
@@ -192,4 +194,49 @@ func TestStagedReplacementDiesAtEveryCall(t *testing.T) {
 			w.stop()
 		}
 	}
+}
+
+// between runs fn once, right before the first object is put.
+func (w *world) between(fn func()) {
+	done := false
+	w.blobs.SetFault(func(c blobmem.Call) blobmem.Fault {
+		if c.Method == "Put" && !done {
+			done = true
+			fn()
+		}
+		return blobmem.Fault{}
+	})
+}
+
+// Two that merge the same objects: one does it, the other's work is thrown away.
+func TestMergeConflict(t *testing.T) {
+	w := busy(t, 1, 12)
+	job, _ := w.jobs.Merger().plan(nil)
+	first := job[0].Object.Name
+	w.between(func() {
+		v, ok := w.c.Lookup(first)
+		if !ok {
+			t.Fatal("already gone")
+		}
+		// The same object under a new revision, as another's replacement would leave.
+		if err := w.w.Replace(context.Background(), catalog.Replace{Inputs: []catalog.Visible{v}, Outputs: []catalog.NewObject{{Object: v.Object, Ranges: v.Ranges}}}); err == nil {
+			t.Error("an input was taken and put under its own key")
+		}
+		if err := w.w.Retire(context.Background(), []catalog.Visible{v}, math.MaxInt64); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.w.Replace(context.Background(), catalog.Replace{Outputs: []catalog.NewObject{{Object: v.Object, Ranges: v.Ranges}}}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.rounds(w.jobs.Merge)
+	w.blobs.SetFault(nil)
+	if s := w.jobs.Merger().Stats(); s.Conflicts != 1 {
+		t.Errorf("%+v", s)
+	}
+	w.check()
+	w.rounds(w.jobs.Merge)
+	w.check()
+	w.clean()
+	w.stop()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,8 +153,15 @@ func TestTrap11TornUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := newObject(&packed{p, "0-0000000009-f0000000001", false})
-	for n := range whole {
-		torn := append(bytes.Clone(whole[:n]), make([]byte, len(whole)-n)...)
+	var torn [][]byte
+	for n := range whole { // the rest is missing, or a piece in the middle is
+		torn = append(torn, append(bytes.Clone(whole[:n]), make([]byte, len(whole)-n)...))
+		middle := bytes.Clone(whole)
+		clear(middle[n:min(n+4, len(middle))])
+		torn = append(torn, middle)
+	}
+	for i, torn := range torn {
+		n := i / 2
 		if bytes.Equal(torn, whole) {
 			continue
 		}
@@ -175,11 +183,12 @@ func TestTrap11TornUpload(t *testing.T) {
 			_, err = g.tail(context.Background(), in, m.p, 2)
 			return err
 		}
-		inFooter := int64(n) >= p.Footer.IndexPos+p.Footer.IndexLen
-		if err := read(); !inFooter && n > object.HeaderSize && !errors.Is(err, object.ErrCorrupt) {
+		header := bytes.Equal(torn[object.HeaderSize:], whole[object.HeaderSize:])
+		footer := bytes.Equal(torn[:p.Footer.IndexPos+p.Footer.IndexLen], whole[:p.Footer.IndexPos+p.Footer.IndexLen])
+		if err := read(); !header && !footer && !errors.Is(err, object.ErrCorrupt) {
 			t.Fatalf("torn at %d: %v", n, err)
 		}
-		if inFooter {
+		if footer {
 			if _, err := object.DecodeFooter(torn[p.Footer.IndexPos+p.Footer.IndexLen:]); !errors.Is(err, object.ErrCorrupt) {
 				t.Fatalf("torn at %d: %v", n, err)
 			}
@@ -290,6 +299,15 @@ func TestTrap13MergeWhileReading(t *testing.T) {
 		w.rounds(w.jobs.Merge)
 		if len(w.c.Extents(m.p)) >= len(reader) {
 			t.Fatal("nothing was merged")
+		}
+		garbage, err := w.c.Garbage(t.Context(), math.MaxInt64, 100)
+		if err != nil || len(garbage) == 0 {
+			t.Fatal(garbage, err)
+		}
+		for _, g := range garbage {
+			if g.Deadline < time.Now().Add(grace).UnixMilli() {
+				t.Errorf("%s may be deleted at %d", g.Object, g.Deadline)
+			}
 		}
 		for range 9 {
 			w.rounds(w.jobs.Sweep)
