@@ -186,7 +186,8 @@ func TestBulkLinger(t *testing.T) {
 	for _, c := range []struct{ put, want time.Duration }{
 		{20 * time.Millisecond, 50 * time.Millisecond},
 		{150 * time.Millisecond, 150 * time.Millisecond},
-		{600 * time.Millisecond, 250 * time.Millisecond},
+		{600 * time.Millisecond, 600 * time.Millisecond},
+		{1600 * time.Millisecond, time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var puts []time.Time

@@ -151,10 +151,11 @@ func (l *Log) state() state {
 func (l *Log) due(now time.Time) time.Time {
 	linger, spent := l.budget.linger(now)
 	// While slots get full, waiting for the next one as long as a put takes costs
-	// little and saves the requests for what those in flight left over.
+	// little and saves the requests for what those in flight left over. When puts
+	// take long, the store is the limit, and more of them do not help it.
 	bulk := now.Sub(l.filled) < 2*(l.cfg.MaxLinger+l.putTime)
 	if bulk {
-		linger = max(linger, min(l.putTime, l.cfg.MaxLinger))
+		linger = max(linger, min(l.putTime, 4*l.cfg.MaxLinger))
 	}
 	var at time.Time
 	if (len(l.flight) > 0 || bulk) && !l.ending {

@@ -62,7 +62,8 @@ type Config struct {
 	Adopted []*Recovered
 
 	// Linger is how long a slot fills while others are in flight, fixed. Default:
-	// between MinLinger (50 ms) and MaxLinger (250 ms), by the budget.
+	// between MinLinger (50 ms) and MaxLinger (250 ms), by the budget. While slots
+	// get full it is as long as a put takes, if that is longer, up to 4 MaxLinger.
 	Linger               time.Duration
 	MinLinger, MaxLinger time.Duration
 	// BudgetPerMonth is how many slots may be put in 30 days, if they are not
