@@ -25,6 +25,7 @@ import (
 // newClusterWorld is a world whose brokers keep their logs in the object store.
 func newClusterWorld() *world {
 	w := newWorld()
+	w.clock = func() time.Duration { return time.Duration(w.passed.Load()) }
 	w.meta = metamem.NewAt(time.Now) // leases end when the test says so
 	w.cfg.Slots.Linger = time.Millisecond
 	w.cfg.Slots.DrainTimeout = 20 * time.Millisecond
@@ -48,7 +49,7 @@ func (w *world) join(broker int32, killAt int, after bool) (*process, error) {
 	p.cancel = cancel
 	e, err := OpenStore(ctx, Parts{
 		Blobs: mortalBlobs{w.blobs, p}, Meta: leasedMeta{mortalMeta{w.meta, p}, p}, Broker: broker, WAL: "object",
-		Cluster: true, Address: fmt.Sprintf("broker-%d:9092", broker), Lease: time.Hour,
+		Cluster: true, Clock: w.clock, Address: fmt.Sprintf("broker-%d:9092", broker), Lease: time.Hour,
 		Members: cluster.Config{RetryMin: time.Millisecond, RetryMax: 4 * time.Millisecond},
 	}, w.cfg, testLog().With("on", broker))
 	if err != nil {
@@ -519,6 +520,13 @@ func TestTrap14PausedLeaderIsFenced(t *testing.T) {
 	a.mu.Unlock()
 	hold := make(chan struct{})
 	a.pause(hold)
+	if !a.e.Serving() {
+		t.Error("reads are not answered before the deadline")
+	}
+	w.passed.Store(int64(time.Hour)) // by its clock
+	if a.e.Serving() {
+		t.Error("reads are answered after the deadline")
+	}
 	for _, id := range leases {
 		w.meta.Expire(id)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,9 @@ type world struct {
 	meta  *metamem.Store
 	cfg   StoreConfig
 	proc  *process
+	// Of brokers in a cluster.
+	clock  func() time.Duration
+	passed atomic.Int64 // by clock
 }
 
 // process is one life of an engine. Its remote calls go through it, so that it

@@ -26,7 +26,9 @@ func (m *Member) control(ctx context.Context) error {
 		case errors.Is(err, catalog.ErrFenced), errors.Is(err, meta.ErrClosed):
 			return err
 		case errors.Is(err, catalog.ErrDeposed), errors.Is(err, meta.ErrNoLease), errors.Is(err, errAgain):
-			elected, err = keep(elected, err), nil
+			if !errors.Is(err, errAgain) {
+				elected = nil
+			}
 			if err := sleep(ctx, m.cfg.RetryMin); err != nil {
 				return err
 			}
@@ -50,14 +52,6 @@ func (m *Member) control(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// keep forgets an election that was lost.
-func keep(k *catalog.Controller, err error) *catalog.Controller {
-	if errors.Is(err, errAgain) {
-		return k
-	}
-	return nil
 }
 
 // errAgain says that something changed under the controller's decision.
