@@ -366,7 +366,7 @@ func (c *Catalog) Orphans() []Orphan {
 	pending := map[int32]bool{}
 	for id, f := range o.fences {
 		if f.State == fenceSealed && f.By != id.Broker {
-			_ = pending
+			pending[id.Broker] = true
 		}
 	}
 	var all []Orphan
