@@ -85,6 +85,7 @@ type Store struct {
 	sweeper *write.Sweeper // of jobs
 	saver   *write.Snapshotter
 	adopted []catalog.Adopted
+	damaged map[partition.ID]bool      // partitions with a gap in an adopted log
 	slots   map[int64]*slots.Recovered // adopted epochs with a log of slots
 	seq     atomic.Int64               // of object names
 	lease   *cluster.Lease             // nil for a process alone

@@ -40,8 +40,10 @@ func walID(cluster string, broker int32) [16]byte {
 func (e *Store) adoptFiles(ctx context.Context) error {
 	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), e.on.Broker), Epoch: e.writer.Epoch()}
 	committed := map[int64]wal.LSN{}
+	logs := map[int64]catalog.LogID{}
 	for _, a := range e.adopted {
 		committed[a.Log.Epoch] = wal.LSN(a.Committed)
+		logs[a.Log.Epoch] = a.Log
 	}
 	current := int64(0)
 	last := map[int64]wal.LSN{}
@@ -64,7 +66,7 @@ func (e *Store) adoptFiles(ctx context.Context) error {
 			return fmt.Errorf("recover log: epoch %d continues at LSN %d, only %d is in objects", epoch, lsn, prev)
 		}
 		last[epoch] = lsn
-		return e.set.Replay(ctx, epoch, lsn, data)
+		return e.replay(ctx, logs[epoch], lsn, data)
 	})
 	if err != nil {
 		return fmt.Errorf("recover log: %w", err)
@@ -116,7 +118,7 @@ func (e *Store) adoptSlots(ctx context.Context) error {
 		last := wal.LSN(a.Committed)
 		r, err := e.readSlots(ctx, a, func(lsn wal.LSN, data []byte) error {
 			last = lsn
-			return e.set.Replay(ctx, a.Log.Epoch, lsn, data)
+			return e.replay(ctx, a.Log, lsn, data)
 		})
 		if err != nil {
 			return fmt.Errorf("recover log: %w", err)

@@ -19,6 +19,12 @@ func (e *Store) register(reg prometheus.Registerer) error {
 	counter := func(name, help string, fn func() float64) error {
 		return reg.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "looptape_store_" + name, Help: help}, fn))
 	}
+	// Not of the store alone: it asks for an operator.
+	if err := reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "looptape_partitions_quarantined", Help: "Partitions out of service since a log has a gap in them: an operator has to decide.",
+	}, func() float64 { return float64(len(e.catalog.Quarantined())) })); err != nil {
+		return err
+	}
 	type metric struct {
 		make       func(string, string, func() float64) error
 		name, help string

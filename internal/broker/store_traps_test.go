@@ -143,7 +143,7 @@ func TestTrap04FailedSyncEndsTheProcess(t *testing.T) {
 			t.Errorf("k=%d: acknowledged after a failure", k)
 		}
 		err := p.ended(t)
-		if !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "/wal/") {
+		if !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "/wal") {
 			t.Errorf("k=%d: the process ended with %v", k, err)
 		}
 		if strings.Contains(err.Error(), "sync /wal/0") {
