@@ -41,6 +41,7 @@ type serveCmd struct {
 	NoLoop     bool     `name:"no-loop" help:"Run the tape alone: Kafka, and health and metrics over HTTP." env:"LOOPTAPE_NO_LOOP"`
 	Meta       string   `help:"Metadata shared by several brokers: etcd://host:port,host:port/prefix. By default a file under --data." env:"LOOPTAPE_META" placeholder:"URL"`
 	WAL        string   `name:"wal" help:"Where the log is kept until it is in objects: file (under --data) or object (in --blob). By default file, and object with etcd." env:"LOOPTAPE_WAL" placeholder:"KIND"`
+	WALBudget  float64  `name:"wal-budget" help:"Dollars a month for the puts of --wal object, at 5 dollars a million: writes are gathered the longer, the less is left. By default 52.50, one put in 250 ms; below 0 none." env:"LOOPTAPE_WAL_BUDGET" placeholder:"USD"`
 	NodeID     int32    `name:"node-id" help:"This broker's number, one of its own for each broker." env:"LOOPTAPE_NODE_ID" placeholder:"N"`
 	Advertised string   `help:"Address that clients and other brokers are told; by default the one of --kafka." env:"LOOPTAPE_ADVERTISED" placeholder:"HOST:PORT"`
 	Rack       string   `help:"Rack or zone that clients are told." env:"LOOPTAPE_RACK" placeholder:"NAME"`
@@ -66,7 +67,7 @@ Then point an application at it:
 func (c *serveCmd) Run(ctx context.Context, s *streams) error {
 	cfg := c.config()
 	cfg.NoLoop = c.NoLoop
-	cfg.Tape = app.Tape{Meta: c.Meta, WAL: c.WAL, NodeID: c.NodeID, Advertised: c.Advertised, Rack: c.Rack}
+	cfg.Tape = app.Tape{Meta: c.Meta, WAL: c.WAL, WALBudget: c.WALBudget, NodeID: c.NodeID, Advertised: c.Advertised, Rack: c.Rack}
 	for _, name := range c.Policy {
 		b, err := os.ReadFile(name)
 		if err != nil {

@@ -16,13 +16,19 @@ import (
 	"github.com/looptape/looptape/internal/base/meta/metaurl"
 	"github.com/looptape/looptape/internal/broker"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/inspect"
 	"github.com/looptape/looptape/internal/broker/store/wal"
+	"github.com/looptape/looptape/internal/broker/store/wal/slots"
 )
 
 // Tape is what a tape of several brokers is told. The zero value is one process.
 type Tape struct {
-	Meta       string // URL of the metadata that the brokers share: etcd://host:port/prefix
-	WAL        string // "file", "object", or the default: object with etcd, else file
+	Meta string // URL of the metadata that the brokers share: etcd://host:port/prefix
+	WAL  string // "file", "object", or the default: object with etcd, else file
+	// WALBudget is what the puts of a log in the object store may cost, in dollars
+	// a month at S3's price; it decides how long writes are gathered. 0: the
+	// default, below 0: none.
+	WALBudget  float64
 	NodeID     int32  // this broker's number
 	Advertised string // host:port that clients and other brokers are told; default: the listener's
 	Rack       string // told to clients
@@ -37,7 +43,7 @@ func (c Config) check() error {
 	problem := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if len(c.Brokers) > 0 {
 		if c.Tape != (Tape{}) {
-			problem("--meta, --wal, --node-id, --advertised and --rack are about the tape, which --brokers leaves out")
+			problem("--meta, --wal, --wal-budget, --node-id, --advertised and --rack are about the tape, which --brokers leaves out")
 		}
 		if c.NoLoop {
 			problem("--no-loop and --brokers leave nothing to run")
@@ -76,6 +82,12 @@ func (c Config) tape() broker.Config {
 	cfg := broker.DefaultConfig(filepath.Join(c.Data, "tape"))
 	cfg.Listen, cfg.Advertised, cfg.Rack = c.Kafka, c.Tape.Advertised, c.Tape.Rack
 	cfg.Blob, cfg.Meta, cfg.WAL, cfg.NodeID = c.Blob, c.Tape.Meta, c.Tape.WAL, c.Tape.NodeID
+	switch usd := c.Tape.WALBudget; {
+	case usd < 0:
+		cfg.Store.Slots.BudgetPerMonth = -1
+	case usd > 0:
+		cfg.Store.Slots.BudgetPerMonth = max(1, slots.RequestsFor(usd, inspect.S3Prices.PerMillionPuts))
+	}
 	return cfg
 }
 
