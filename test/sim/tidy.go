@@ -56,10 +56,11 @@ func (w *world) untidy() (left []string) {
 		}
 	}
 	named := map[string]string{}
-	newest := int64(0)
+	newest := map[string]int64{} // epoch, by broker
 	w.meta.Scan(context.Background(), "/v1/fence/", func(kv meta.KV) error {
-		epoch, err := strconv.ParseInt(kv.Key[strings.LastIndexByte(kv.Key, '/')+1:], 10, 64)
-		newest = max(newest, epoch)
+		id, number, _ := strings.Cut(kv.Key[len("/v1/fence/"):], "/")
+		epoch, err := strconv.ParseInt(number, 10, 64)
+		newest[id] = max(newest[id], epoch)
 		return err
 	})
 	w.meta.Scan(context.Background(), "/v1/", func(kv meta.KV) error {
@@ -72,7 +73,7 @@ func (w *world) untidy() (left []string) {
 			say("orphan: key %s is left", kv.Key)
 		case "swept":
 			// One of a living epoch stays: its put may still be on the way.
-			if id, err := object.ParseName(name); err != nil || id.Epoch < newest {
+			if id, err := object.ParseName(name); err != nil || id.Epoch < newest[strconv.Itoa(int(id.Broker))] {
 				say("orphan: key %s is left", kv.Key)
 			}
 		case "deleted", "parts", "objs":
@@ -97,7 +98,7 @@ func (w *world) untidy() (left []string) {
 			say("I3: object %s is visible and not stored", name)
 		}
 	}
-	return left
+	return append(left, w.damaged()...)
 }
 
 func (w *world) exists(c *catalog.Catalog, id string) bool {
