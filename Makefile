@@ -51,8 +51,11 @@ servers: tools ## the object store and metadata contracts against a real S3 serv
 sim: ## the storage engine in a faulty world, SEEDS seeds (2000) or SEED=n alone
 	LOOPTAPE_SEED=$(SEED) LOOPTAPE_SEEDS=$(or $(SEEDS),2000) $(GO) test -count=1 -timeout 30m -v -run 'TestSim$$' ./test/sim
 
-crash: build ## SIGKILL at random moments under load, at least 20 rounds
-	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/crash/...
+crash: build tools ## SIGKILL at random moments under load, 50 rounds; store, etcd, disk and sync failing underneath
+	$(GO) test -tags crash -count=1 -timeout 25m -v ./test/crash/...
+
+failover: build tools ## two brokers on one bucket: SIGKILL and SIGSTOP of the leader under load
+	$(GO) test -tags crash -count=1 -timeout 15m -v ./test/failover/...
 
 idle: build tools ## a quiet broker asks nothing that costs money, for a minute
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/idle/...
@@ -77,6 +80,7 @@ bench: build tools ## produce and intake throughput side by side with Apache Kaf
 
 nightly: ## the same suites with bigger numbers, and the benches
 	LOOPTAPE_ROUNDS=200 $(MAKE) crash
+	SEEDS=50000 $(MAKE) sim
 	FUZZTIME=5m $(MAKE) fuzz
 	LOOPTAPE_IDLE=10m $(MAKE) idle
 	$(MAKE) bench
@@ -84,4 +88,4 @@ nightly: ## the same suites with bigger numbers, and the benches
 clean: ## remove what was built
 	rm -rf bin $(CACHE) $(ARTIFACTS) web/node_modules internal/web/dist/assets internal/web/dist/index.html
 
-.PHONY: help build pages run test vet race e2e servers crash idle compat browser demo-check fuzz tools bench nightly clean
+.PHONY: help build pages run test vet race e2e servers sim crash failover idle compat browser demo-check fuzz tools bench nightly clean
