@@ -176,3 +176,27 @@ func afterCrash(fs *diskmem.FS, h *history, k int, seed uint64) error {
 	}
 	return nil
 }
+
+// Recovery reads stretch by stretch; where they begin and end makes no difference.
+func TestSmallWindows(t *testing.T) {
+	fs, records := cutOff(t, 100, 5900, 10, 4500, 3000, 5000, 1, 5900, 5900, 700)
+	before := windowBytes
+	defer func() { windowBytes = before }()
+	for _, windowBytes = range []int{minAlign, 2 * minAlign, 3 * minAlign, 5 * minAlign} {
+		got, err := recoverAll(fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(records, got.records[1]); d != "" {
+			t.Fatalf("windows of %d bytes: %s", windowBytes, d)
+		}
+		for k := 1; k <= 60; k += 3 {
+			fs := diskmem.New(512)
+			fs.StopAt(k)
+			h, _ := session(fs)
+			if err := afterCrash(fs, h, k, 1); err != nil {
+				t.Fatalf("windows of %d bytes, k=%d: %v", windowBytes, k, err)
+			}
+		}
+	}
+}

@@ -11,12 +11,11 @@ import (
 	"github.com/looptape/looptape/internal/base/pages"
 )
 
-// windowBytes is how much recovery reads at a time, in parts read side by side:
-// one after the other they would leave the disk idle.
-const (
-	windowBytes = 8 << 20
-	partBytes   = 1 << 20
-)
+// windowBytes is how much recovery reads at a time, in parts read side by side, and
+// ahead of what it looks at: else the disk would stand idle. A variable for tests.
+var windowBytes = 4 << 20
+
+const partBytes = 1 << 20
 
 // searchBytes is the same for a search, which has several readers.
 const searchBytes = 1 << 20
@@ -47,19 +46,42 @@ func (w *window) free() {
 	w.run, w.mem = nil, nil
 }
 
+// windows are the memory of readers that take turns: one window is looked at while
+// the other is read.
+type windows [2]window
+
+func (w *windows) free() {
+	w[0].free()
+	w[1].free()
+}
+
 // A reader reads a segment past the page cache, which may show what the device
 // does not have.
 type reader struct {
-	file disk.File
-	path string
-	size int64
-	step int     // bytes to read at a time
-	mem  *window // shared by readers that take turns
-	have []byte  // of the file from byte at on; a part of mem
-	at   int64
+	file  disk.File
+	path  string
+	size  int64
+	until int64 // nobody will look beyond it; at most size
+	step  int   // bytes to read at a time
+	mem   *windows
+	in    int    // the window with have
+	have  []byte // of the file from byte at on
+	at    int64
+	ahead *stretchAhead // being read into the other window; nil: nothing
 }
 
-func openReader(fs disk.FS, path string, step int, mem *window) (*reader, error) {
+// stretchAhead is a stretch of the file that is being read. There is room in front
+// of it for the begin of a block that ends in it.
+type stretchAhead struct {
+	start int64
+	front int // bytes in front
+	mem   []byte
+	got   int
+	err   error
+	done  chan struct{}
+}
+
+func openReader(fs disk.FS, path string, step int, mem *windows) (*reader, error) {
 	f, err := fs.OpenFile(path, disk.Mode{Direct: true})
 	if err != nil {
 		return nil, err
@@ -74,10 +96,13 @@ func openReader(fs disk.FS, path string, step int, mem *window) (*reader, error)
 	if err = errors.Join(err, serr); err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), f.Close())
 	}
-	return &reader{file: f, path: path, size: size, step: step, mem: mem}, nil
+	return &reader{file: f, path: path, size: size, until: size, step: step, mem: mem}, nil
 }
 
-func (r *reader) close() error { return r.file.Close() }
+func (r *reader) close() error {
+	r.take()
+	return r.file.Close()
+}
 
 // bytes returns n bytes at off, which lie in the file. They stay as they are until
 // the next call.
@@ -90,14 +115,70 @@ func (r *reader) bytes(off int64, n int) ([]byte, error) {
 	return r.have[off-r.at:][:n:n], nil
 }
 
-// fill reads from off on, n bytes at least.
+func (r *reader) align() int64 { return int64(max(minAlign, r.file.DirectAlign())) }
+
+// fill makes have begin at off or before, with n bytes at least.
 func (r *reader) fill(off int64, n int) error {
-	align := int64(max(minAlign, r.file.DirectAlign()))
+	align := r.align()
 	start := off &^ (align - 1)
-	size := padded(r.size, int(align))
-	end := max(padded(off+int64(n), int(align)), min(start+int64(r.step), size))
-	w := r.mem.take(int(end-start), int(align))
-	r.have = nil
+	if a := r.take(); a == nil || !r.join(a, start, off+int64(n)) {
+		end := max(padded(off+int64(n), int(align)), min(start+int64(r.step), padded(r.until, int(align))))
+		w := r.mem[r.in].take(int(end-start), int(align))
+		r.have = nil
+		total, err := r.read(w, start)
+		if err != nil {
+			return err
+		}
+		if int64(total) < off-start+int64(n) {
+			return fmt.Errorf("read %s at byte %d: %w", r.path, start, io.ErrUnexpectedEOF)
+		}
+		r.have, r.at = w[:total], start
+	}
+	r.readAhead(r.at + int64(len(r.have)))
+	return nil
+}
+
+// take waits for what is being read ahead, and returns it.
+func (r *reader) take() *stretchAhead {
+	a := r.ahead
+	if a != nil {
+		<-a.done
+		r.ahead = nil
+	}
+	return a
+}
+
+// join makes the stretch that was read ahead the one to look at, with what it takes
+// of the one before in front of it, and tells whether that makes what is wanted.
+func (r *reader) join(a *stretchAhead, start, end int64) bool {
+	front := a.start - start
+	if a.err != nil || front < 0 || front > int64(a.front) || start < r.at || end > a.start+int64(a.got) {
+		return false
+	}
+	copy(a.mem[a.front-int(front):], r.have[start-r.at:])
+	r.have, r.at = a.mem[a.front-int(front):a.front+a.got], start
+	r.in = 1 - r.in
+	return true
+}
+
+// readAhead starts to read the next stretch, if there is one.
+func (r *reader) readAhead(start int64) {
+	align := r.align()
+	end := min(start+int64(r.step), padded(r.until, int(align)))
+	if r.step != windowBytes || start%align != 0 || start >= end {
+		return
+	}
+	a := &stretchAhead{start: start, front: int(padded(int64(r.step), int(align))), done: make(chan struct{})}
+	a.mem = r.mem[1-r.in].take(a.front+int(end-start), int(align))
+	r.ahead = a
+	go func() {
+		defer close(a.done)
+		a.got, a.err = r.read(a.mem[a.front:], start)
+	}()
+}
+
+// read fills w from the file, as far as it goes.
+func (r *reader) read(w []byte, start int64) (total int, err error) {
 	parts := (len(w) + partBytes - 1) / partBytes
 	got, errs := make([]int, parts), make([]error, parts)
 	var g sync.WaitGroup
@@ -112,20 +193,15 @@ func (r *reader) fill(off int64, n int) error {
 		}
 	}
 	g.Wait()
-	total := 0
 	for i := range parts {
 		if errs[i] != nil && errs[i] != io.EOF {
-			return fmt.Errorf("read %s at byte %d: %w", r.path, start+int64(i*partBytes), errs[i])
+			return total, fmt.Errorf("read %s at byte %d: %w", r.path, start+int64(i*partBytes), errs[i])
 		}
 		if total += got[i]; got[i] < partBytes {
 			break
 		}
 	}
-	if int64(total) < off-start+int64(n) {
-		return fmt.Errorf("read %s at byte %d: %w", r.path, start, io.ErrUnexpectedEOF)
-	}
-	r.have, r.at = w[:total], start
-	return nil
+	return total, nil
 }
 
 // block reads and checks the block at off. A *mismatch error says that there is

@@ -69,7 +69,7 @@ func recoverDir(ctx context.Context, fs disk.FS, dir string, walID [16]byte, fn 
 		return nil, err
 	}
 	scans := make([]*scan, len(epochs))
-	var mem window
+	var mem windows
 	defer mem.free()
 	for i, segments := range epochs {
 		scans[i] = &scan{
@@ -167,7 +167,7 @@ type scan struct {
 	id       Identity
 	segments []segment
 	fn       func(int64, LSN, []byte) error
-	mem      *window
+	mem      *windows
 
 	adoption adoption // of its first block, if that is there
 	end      LSN      // written down by a later epoch; -1: not
@@ -284,6 +284,9 @@ func (s *scan) segment(ctx context.Context, i int) (on bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	if m := s.marks[i]; m != nil {
+		r.until = max(m.limit, minAlign)
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -481,7 +484,7 @@ func (s *scan) later(ctx context.Context, from, to place) (first place, found bo
 // search looks through a stretch; a place below 0 says that nothing was found.
 func (s *scan) search(ctx context.Context, w stretch) (place, error) {
 	g := s.segments[w.segment]
-	var mem window
+	var mem windows
 	defer mem.free()
 	r, err := openReader(s.fs, g.path, searchBytes, &mem)
 	if err != nil {
