@@ -344,6 +344,7 @@ func (e *Store) Run(ctx context.Context) error {
 	g.Go("reader", e.reader.Run)
 	g.Go("flusher", e.flusher.Run)
 	g.Go("background", e.jobs.Run)
+	g.Go("sweep logs", e.sweepDeadLogs)
 	if e.member != nil {
 		g.Go("cluster", e.member.Run)
 	}

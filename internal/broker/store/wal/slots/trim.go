@@ -3,6 +3,8 @@ package slots
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/looptape/looptape/internal/base/blob"
@@ -219,6 +221,42 @@ func sweep(ctx context.Context, store blob.Store, of series) (deleted int, err e
 		return deleted, fmt.Errorf("sweep %s: %w", of.dir(), err)
 	}
 	return deleted, nil
+}
+
+// An Epoch is one start of one broker.
+type Epoch struct {
+	Broker int32
+	Epoch  int64
+}
+
+// Held says which epochs have data slots under the prefix, and how many: the
+// living ones, and what Sweep still has to delete of dead ones. It is one listing.
+func Held(ctx context.Context, store blob.Store, prefix string) (map[Epoch]int, error) {
+	held := map[Epoch]int{}
+	err := store.List(ctx, prefix+"/", func(i blob.Info) error {
+		e, ok := parseEpoch(prefix, i.Key)
+		if ok && i.Size > headerBytes {
+			held[e]++
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list slots in %s: %w", prefix, err)
+	}
+	return held, nil
+}
+
+// parseEpoch says whose slot has the key.
+func parseEpoch(prefix, key string) (Epoch, bool) {
+	parts := strings.Split(strings.TrimPrefix(key, prefix+"/"), "/")
+	if len(parts) != 3 {
+		return Epoch{}, false
+	}
+	broker, err1 := strconv.ParseInt(parts[0], 10, 32)
+	epoch, err2 := strconv.ParseInt(parts[1], 10, 64)
+	of := series{prefix, int32(broker), epoch}
+	_, ok := of.seq(key)
+	return Epoch{int32(broker), epoch}, ok && err1 == nil && err2 == nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {

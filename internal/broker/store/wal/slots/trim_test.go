@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/looptape/looptape/internal/base/blob"
 	"github.com/looptape/looptape/internal/base/blob/blobmem"
 	"github.com/looptape/looptape/internal/broker/store/wal"
 )
@@ -216,4 +217,32 @@ func TestTrimAdopted(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestHeld(t *testing.T) {
+	store := blobmem.New()
+	data, seal := make([]byte, headerBytes+1), make([]byte, headerBytes)
+	for key, b := range map[string][]byte{
+		series{testPrefix, 1, 7}.key(1):                   data,
+		series{testPrefix, 1, 7}.key(2):                   data,
+		series{testPrefix, 1, 7}.key(3):                   seal,
+		series{testPrefix, 1, 8}.key(1):                   data,
+		series{testPrefix, 12, 3}.key(5):                  seal,
+		series{testPrefix + "0", 1, 7}.key(1):             data, // another cluster's
+		testPrefix + "/1/7/readme":                        data,
+		testPrefix + "/1/7/x/00000000000000000001":        data,
+		testPrefix + "/one/7/00000000000000000001":        data,
+		testPrefix + "/01/7/00000000000000000001":         data,
+		testPrefix + "/9999999999/7/00000000000000000001": data,
+	} {
+		put(t, store, key, b)
+	}
+	got, err := Held(t.Context(), store, testPrefix)
+	if diff := cmp.Diff(map[Epoch]int{{1, 7}: 2, {1, 8}: 1}, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	store.SetFault(func(blobmem.Call) blobmem.Fault { return blobmem.Fault{Before: blob.ErrUnknown} })
+	if _, err := Held(t.Context(), store, testPrefix); !errors.Is(err, blob.ErrUnknown) {
+		t.Error(err)
+	}
 }
