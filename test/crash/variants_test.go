@@ -150,6 +150,7 @@ func TestDiskFull(t *testing.T) {
 		free = func() { set(t, fault, "") }
 	}
 	l := startLoad(t, s.Kafka)
+	felt := 0
 	for round := range rounds {
 		time.Sleep(within(rng, 300*time.Millisecond, 1500*time.Millisecond))
 		fill()
@@ -159,10 +160,16 @@ func TestDiskFull(t *testing.T) {
 				fill()
 			}
 		}
+		if strings.Contains(s.Output(), "no space left") {
+			felt++
+		}
 		free()
 		revive(t, s)
 		l.flows(t, 200)
 		t.Logf("round %d: %d records acknowledged so far", round+1, l.total())
+	}
+	if felt == 0 {
+		t.Error("the server has not felt that its disk is full: the test has shown nothing")
 	}
 	finish(t, l, s, "disk full", rounds)
 }

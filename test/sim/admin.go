@@ -59,13 +59,18 @@ var names = []string{"a", "b", "c"}
 
 func drawConfig(r *rand.Rand) map[string]string {
 	c := map[string]string{"retention.ms": "-1"}
-	switch r.IntN(8) {
+	switch r.IntN(10) {
 	case 0:
 		c["retention.ms"] = fmt.Sprint(2000 + r.IntN(20_000))
 	case 1:
 		c["retention.bytes"] = fmt.Sprint(1000 + r.IntN(20_000))
 	case 2:
 		c["message.timestamp.type"] = "LogAppendTime"
+	case 3, 4, 5:
+		c["cleanup.policy"] = "compact"
+		c["min.cleanable.dirty.ratio"] = []string{"0.01", "0.3", "0.5"}[r.IntN(3)]
+		c["delete.retention.ms"] = fmt.Sprint(r.IntN(10_000))
+		c["min.compaction.lag.ms"] = fmt.Sprint(r.IntN(2) * r.IntN(5000))
 	}
 	return c
 }

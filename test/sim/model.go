@@ -28,9 +28,10 @@ type model struct {
 type topic struct {
 	catalog.Topic
 	parts     []*part
-	deleting  bool  // somebody has asked for it
-	deleted   bool  // and was told that it is
-	appending bool  // LogAppendTime at some time
+	deleting  bool // somebody has asked for it
+	deleted   bool // and was told that it is
+	appending bool // LogAppendTime at some time
+	compact   bool
 	millis    int64 // the shortest retention.ms it ever had, -1 none
 	bytes     int64 // the smallest retention.bytes
 }
@@ -63,6 +64,7 @@ type sent struct {
 	count  int
 	bytes  []byte // as they left the client
 	base   int64  // -1 not known
+	key    byte   // of all of its records
 	acked  bool
 	txn    *txn
 	time   int64 // of its records, ms
@@ -105,6 +107,7 @@ func (t *topic) configured(config map[string]string) {
 		t.bytes = s.RetentionBytes
 	}
 	t.appending = t.appending || s.LogAppendTime
+	t.compact = t.compact || s.Compact
 }
 
 // living returns the topics that nobody has asked to delete.
@@ -125,7 +128,7 @@ func (m *model) living() []*topic {
 func (m *model) write(p *part, pid int64, epoch int16, seq int32, count, size int, x *txn) *sent {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := &sent{number: len(m.sents), part: p, pid: pid, epoch: epoch, seq: seq, count: count, base: -1, txn: x, time: time.Now().UnixMilli()}
+	s := &sent{number: len(m.sents), part: p, pid: pid, epoch: epoch, seq: seq, count: count, base: -1, key: byte(len(m.sents) % 7), txn: x, time: time.Now().UnixMilli()}
 	h := batch.Header{LeaderEpoch: -1, ProducerID: pid, ProducerEpoch: epoch, Sequence: seq}
 	if x != nil {
 		h.Attributes = batch.Transactional
@@ -134,7 +137,7 @@ func (m *model) write(p *part, pid int64, epoch int16, seq int32, count, size in
 	for i := range count {
 		v := binary.BigEndian.AppendUint64(nil, uint64(s.number))
 		v = binary.BigEndian.AppendUint32(v, uint32(i))
-		kvs = append(kvs, batch.KV{Timestamp: s.time, Key: []byte{byte(s.number % 7)}, Value: append(v, make([]byte, size)...)})
+		kvs = append(kvs, batch.KV{Timestamp: s.time, Key: []byte{s.key}, Value: append(v, make([]byte, size)...)})
 	}
 	s.bytes = batch.Build(h, kvs...)
 	m.sents = append(m.sents, s)
@@ -226,7 +229,7 @@ func (m *model) served(p *part, b batch.Batch) *sent {
 	base := b.BaseOffset()
 	h := fnv.New64a()
 	h.Write(b)
-	if was, ok := p.served[base]; ok && was != h.Sum64() {
+	if was, ok := p.served[base]; ok && was != h.Sum64() && !p.topic.compact {
 		m.hist.violate("I7: %s at offset %d is not what was served before", p.id, base)
 		return nil
 	}
@@ -244,20 +247,33 @@ func (m *model) served(p *part, b batch.Batch) *sent {
 		p.markers[base] = marker{b.ProducerID(), mark.Commit}
 		return nil
 	}
-	number := -1
+	if b.Count() == 0 && p.topic.compact {
+		return nil // kept for its producer's last sequence
+	}
+	number, odd := -1, false
 	b.Records(func(r batch.Record) bool {
-		if len(r.Value) >= 8 {
-			number = int(binary.BigEndian.Uint64(r.Value))
+		if len(r.Value) < 12 {
+			odd = true
+			return false
 		}
-		return false
+		n := int(binary.BigEndian.Uint64(r.Value))
+		odd = odd || number >= 0 && n != number || binary.BigEndian.Uint32(r.Value[8:]) != uint32(r.OffsetDelta)
+		number = n
+		return true
 	})
+	if odd {
+		m.hist.violate("I7: %s at offset %d: a batch that nobody sent like that", p.id, base)
+		return nil
+	}
 	if number < 0 || number >= len(m.sents) {
 		m.hist.violate("I7: %s at offset %d: a batch that nobody sent", p.id, base)
 		return nil
 	}
 	s := m.sents[number]
 	stamped := p.topic.appending && b.IsLogAppendTime()
-	if s.part != p || !bytes.Equal(fixed(b, stamped), fixed(s.bytes, stamped)) {
+	rewritten := p.topic.compact && s.part == p && int(b.Count()) < s.count && b.ProducerID() == s.pid && b.ProducerEpoch() == s.epoch &&
+		b.BaseSequence() == s.seq && int(b.LastOffsetDelta()) == s.count-1
+	if s.part != p || !rewritten && !bytes.Equal(fixed(b, stamped), fixed(s.bytes, stamped)) {
 		m.hist.violate("I7: %s at offset %d is not batch %d as it was sent to %s", p.id, base, number, s.part.id)
 		return nil
 	}
@@ -269,6 +285,9 @@ func (m *model) served(p *part, b batch.Batch) *sent {
 func (m *model) mayStart(p *part, start int64) error {
 	if start <= p.asked {
 		return nil
+	}
+	if p.topic.compact {
+		return fmt.Errorf("I1: %s is compacted and starts at %d, it was deleted below %d", p.id, start, p.asked)
 	}
 	now := time.Now().UnixMilli()
 	above := int64(200 * len(p.markers))
@@ -297,6 +316,23 @@ func (m *model) deletable(p *part, offset int64) bool {
 	return m.mayStart(p, offset) == nil
 }
 
+// superseded says whether compaction may have dropped a batch's record at offset: a
+// newer one has its key, or its transaction was aborted.
+func (m *model) superseded(s *sent, offset int64) bool {
+	if !s.part.topic.compact {
+		return false
+	}
+	if s.txn != nil && s.txn.ending && !s.txn.commit || offset < s.base+int64(s.count)-1 {
+		return true
+	}
+	for base, o := range s.part.at {
+		if base > offset && o.key == s.key && (o.txn == nil || o.txn.ending && o.txn.commit) {
+			return true
+		}
+	}
+	return false
+}
+
 // complete holds everything that was acknowledged against what a full read got.
 func (m *model) complete(p *part, got map[int64]*sent, start int64) {
 	m.mu.Lock()
@@ -306,8 +342,13 @@ func (m *model) complete(p *part, got map[int64]*sent, start int64) {
 	}
 	for _, base := range slices.Sorted(maps.Keys(p.at)) {
 		s := p.at[base]
-		if s.acked && base+int64(s.count) > start && got[base] != s {
-			m.hist.violate("I1: batch %d of %s was acknowledged at %d and is not there", s.number, p.id, base)
+		if !s.acked || base+int64(s.count) <= start {
+			continue
+		}
+		for i := range int64(s.count) {
+			if got[base+i] != s && !m.superseded(s, base+i) {
+				m.hist.violate("I1: record %d of batch %d of %s was acknowledged at %d and is not there", i, s.number, p.id, base)
+			}
 		}
 	}
 	// Each producer's batches are in its order, without a hole, once.

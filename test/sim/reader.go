@@ -77,8 +77,8 @@ func (w *world) take(p *part, offset int64, bytes int, committed bool, chunk par
 				w.hist.violate("read %s at %d: more than %d bytes", p.id, offset, bytes)
 			}
 			switch {
-			case b.BaseOffset() > next && w.model.deletable(p, b.BaseOffset()):
-				// The log start has passed the reader.
+			case b.BaseOffset() > next && (p.topic.compact || w.model.deletable(p, b.BaseOffset())):
+				// Compacted, or the log start has passed the reader.
 			case b.LastOffset() < next, b.BaseOffset() > next, b.BaseOffset() < next && next != offset:
 				w.hist.violate("I1: read %s at %d: batch %d-%d where %d is wanted", p.id, offset, b.BaseOffset(), b.LastOffset(), next)
 				return next
@@ -88,7 +88,10 @@ func (w *world) take(p *part, offset int64, bytes int, committed bool, chunk par
 			s := w.model.served(p, b)
 			next = b.LastOffset() + 1
 			if s != nil && got != nil {
-				got[b.BaseOffset()] = s
+				b.Records(func(rec batch.Record) bool {
+					got[b.BaseOffset()+int64(rec.OffsetDelta)] = s
+					return true
+				})
 			}
 			if committed {
 				w.judge(p, b, s, &aborted, skipping)
@@ -201,7 +204,7 @@ func (w *world) search(r *rand.Rand, p *part) {
 	}
 	w.model.mu.Lock()
 	defer w.model.mu.Unlock()
-	if p.topic.appending || p.topic.deleting {
+	if p.topic.appending || p.topic.deleting || p.topic.compact {
 		return // stamps are not the client's
 	}
 	if offset >= 0 && found < ts {
@@ -229,7 +232,10 @@ func (w *world) readAll(p *part, size int, committed bool) (got map[int64]*sent,
 			if next >= limit {
 				return got, chunk.LogStart, true
 			}
-			next, chunk, err = w.fetch(p, next, size, committed, got)
+			before := next
+			if next, chunk, err = w.fetch(p, next, size, committed, got); err == nil && next == before {
+				break // nothing may be there yet
+			}
 		}
 		if w.hist.violated() || w.model.deleting(p) {
 			return nil, 0, false
