@@ -86,23 +86,21 @@ func TestFlushInOrder(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			p := &pipe{cuts: 30, store: blobmem.New()}
-			stalls := 0
 			p.store.SetFault(func(c blobmem.Call) (f blobmem.Fault) {
 				f.Delay = time.Duration(r.IntN(2000)) * time.Millisecond
 				switch r.IntN(4) {
 				case 0:
 					f.Before = blob.ErrUnknown
-					stalls++
 				case 1:
 					if c.Method == "Put" {
 						f.After = blob.ErrUnknown
-						stalls++
-					}
+						}
 				}
 				return f
 			})
+			other := rand.New(rand.NewPCG(seed, 2)) // of another goroutine
 			p.fail = func() error {
-				if r.IntN(3) == 0 {
+				if other.IntN(3) == 0 {
 					return errors.New("unreachable")
 				}
 				return nil
