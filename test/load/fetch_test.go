@@ -501,7 +501,7 @@ func TestFetch(t *testing.T) {
 	}
 	ours, theirs := target{name: "looptape", addr: tape.Kafka, pid: tape.PID(), ours: true}, target{name: "kafka", addr: kafka.Addr, pid: kafka.PID()}
 	for _, g := range []target{ours, theirs} {
-		fill(t, g, "small", 40)
+		fill(t, g, "small", 20)
 		fill(t, g, "large", mb)
 	}
 	flushed(t, tape)

@@ -30,6 +30,7 @@ type cache struct {
 	hotMax int64
 	hot    int64
 	ahead  int64 // of chunks read for a reader that has not come yet, or asked for
+	pinned int64 // of chunks that readers or answers use
 	once   ring  // newest at the front
 	many   ring
 	chunks map[chunkKey]*cached
@@ -52,7 +53,7 @@ type cached struct {
 	extra  bool    // beyond the bound: give it back soon
 
 	// guarded by cache.mu
-	refs       int // readers, plus one for the cache
+	users      int // readers and answers
 	weight     int64
 	ahead      int64 // bytes counted in cache.ahead: it is still waited for
 	loaded     time.Time
@@ -92,7 +93,7 @@ func (c *cache) get(ctx context.Context, w want, load func(*cached) error) (*cac
 		if !ok {
 			return c.load(w, load)
 		}
-		b.refs++
+		c.pin(b)
 		c.ahead -= w.ahead // it is there, so nothing was read ahead
 		if w.ahead == 0 {
 			c.arrived(b)
@@ -139,7 +140,7 @@ func (c *cache) load(w want, load func(*cached) error) (*cached, bool, error) {
 		c.mu.Unlock()
 		return nil, false, errNoRoom
 	}
-	b := &cached{key: w.key, ready: make(chan struct{}), refs: 2, listed: true, ahead: w.ahead, extra: !ok, loaded: time.Now(), served: make([]int64, w.blocks)}
+	b := &cached{key: w.key, ready: make(chan struct{}), listed: true, ahead: w.ahead, extra: !ok, loaded: time.Now(), served: make([]int64, w.blocks)}
 	b.weight = int64(roundUp(w.size))
 	if buf != nil {
 		b.weight = int64(len(buf.Bytes))
@@ -147,6 +148,7 @@ func (c *cache) load(w want, load func(*cached) error) (*cached, bool, error) {
 	c.chunks[w.key] = b
 	c.once.pushFront(b)
 	c.size += b.weight
+	c.pin(b)
 	c.mu.Unlock()
 	if buf == nil {
 		buf = pages.New(roundUp(w.size))
@@ -197,8 +199,15 @@ func (c *cache) peek(key chunkKey) *cached {
 		return nil
 	}
 	c.arrived(b)
-	b.refs++
+	c.pin(b)
 	return b
+}
+
+// crowded says that answers use so much that each should be content with little.
+func (c *cache) crowded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pinned > c.max/2
 }
 
 // mostAhead is what may be read ahead for all readers together.
@@ -211,7 +220,7 @@ func (c *cache) reserve(n int64) int64 {
 	most := c.mostAhead()
 	for b := c.once.root.prev; b != &c.once.root && c.ahead+n > most; {
 		old := b
-		if b = b.prev; old.ahead > 0 && old.refs == 1 && time.Since(old.loaded) > stale {
+		if b = b.prev; old.ahead > 0 && old.users == 0 && time.Since(old.loaded) > stale {
 			c.drop(old) // its reader went away
 		}
 	}
@@ -288,7 +297,7 @@ func (c *cache) victim() *cached {
 	var waited *cached
 	for b := c.once.root.prev; b != &c.once.root; b = b.prev {
 		switch {
-		case b.refs > 1:
+		case b.users > 0:
 		case b.ahead == 0 || time.Since(b.loaded) > stale:
 			return b
 		case waited == nil:
@@ -296,14 +305,14 @@ func (c *cache) victim() *cached {
 		}
 	}
 	for b := c.many.root.prev; b != &c.many.root; b = b.prev {
-		if b.refs == 1 {
+		if b.users == 0 {
 			return b
 		}
 	}
 	return waited
 }
 
-// drop takes a chunk out of the lists, and its reference.
+// drop takes a chunk out of the lists.
 func (c *cache) drop(b *cached) {
 	b.unlink()
 	b.listed = false
@@ -312,25 +321,36 @@ func (c *cache) drop(b *cached) {
 	if b.hot {
 		c.hot -= b.weight
 	}
-	c.unref(b)
+	c.reuse(b)
 }
 
-func (c *cache) unref(b *cached) {
-	b.refs--
-	if b.refs == 0 {
-		c.size -= b.weight
-		if b.memory != nil && (c.size+c.free.size+b.weight > c.max || !c.free.put(b.memory)) {
-			b.memory.Free()
-		}
-		b.bytes, b.memory = nil, nil
+// pin keeps a chunk's memory until release. c.mu is held.
+func (c *cache) pin(b *cached) {
+	if b.users++; b.users == 1 {
+		c.pinned += b.weight
 	}
 }
 
 // release gives back a pin.
 func (c *cache) release(b *cached) {
 	c.mu.Lock()
-	c.unref(b)
+	if b.users--; b.users == 0 {
+		c.pinned -= b.weight
+		c.reuse(b)
+	}
 	c.mu.Unlock()
+}
+
+// reuse takes a chunk's memory for the next one if nobody has it any more.
+func (c *cache) reuse(b *cached) {
+	if b.listed || b.users > 0 {
+		return
+	}
+	c.size -= b.weight
+	if b.memory != nil && (c.size+c.free.size+b.weight > c.max || !c.free.put(b.memory)) {
+		b.memory.Free()
+	}
+	b.bytes, b.memory = nil, nil
 }
 
 // ring is a list with a sentinel.

@@ -40,16 +40,16 @@ var ErrLost = errors.New("records are missing from the object store")
 
 // Config tunes a Reader. The zero value is the default.
 type Config struct {
-	CacheBytes int64 // memory of blocks; default 64 MiB
+	CacheBytes int64 // memory of blocks; default 32 MiB
 	IndexBytes int64 // of object indexes, and as much of tails; default 16 MiB
-	Ahead      int64 // bytes read ahead of one reader, at most; default 32 MiB, negative none
+	Ahead      int64 // bytes read ahead of one reader, at most; default 32 MiB, negative none; all together take up to 3/8 of CacheBytes
 	ChunkBytes int   // what one GET fetches at least where neighbours allow; default 512 KiB
 	Parallel   int   // GETs at the same time; default 16
 }
 
 func (c Config) withDefaults() Config {
 	if c.CacheBytes <= 0 {
-		c.CacheBytes = 64 << 20
+		c.CacheBytes = 32 << 20
 	}
 	if c.IndexBytes <= 0 {
 		c.IndexBytes = 16 << 20
@@ -221,7 +221,7 @@ func (r *Reader) extent(ctx context.Context, q Query, res *Result) (more bool, e
 	for i := ix.from(lo, hi, res.Next); i < hi && ix.Blocks[i].Base < end; i++ {
 		e := ix.Blocks[i]
 		must := res.Bytes == 0 && q.AtLeastOne
-		if !must && (res.Bytes+batch.HeaderSize > q.MaxBytes || res.pinned >= r.cfg.CacheBytes/4) {
+		if !must && (res.Bytes+batch.HeaderSize > q.MaxBytes || res.pinned >= r.cfg.CacheBytes/4 || res.Bytes > 0 && r.blocks.crowded()) {
 			res.Full = true
 			return false, nil
 		}

@@ -456,6 +456,40 @@ func TestMemoryIsBounded(t *testing.T) {
 	same(t, "afterwards", offsets(t, r, part(0), 0, 200, 1<<20), sequence(0, 200))
 }
 
+// While answers use more than half of the memory, each gets a chunk and not more,
+// instead of some all and others copies of single batches.
+func TestCrowdedAnswersAreSmall(t *testing.T) {
+	w := newWorld()
+	const block = 64 << 10
+	w.add(t, 0, block, span{part(0), plain(0, 200, block-100), nil, nil, -1})
+	r := w.running(t, Config{CacheBytes: 16 * block, ChunkBytes: block / 2, Ahead: -1})
+	var got []int
+	for i := range int64(9) {
+		for range 5 { // what is not there at once comes later
+			res, err := r.Read(context.Background(), Query{Partition: part(0), Offset: 20 * i, End: 200, MaxBytes: 1 << 30, AtLeastOne: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Release()
+			got = append(got, len(res.Records))
+			time.Sleep(time.Millisecond)
+			if res.Full || i > 3 {
+				break
+			}
+		}
+	}
+	r.blocks.mu.Lock()
+	defer r.blocks.mu.Unlock()
+	if r.blocks.pinned > r.blocks.size || r.blocks.size > r.cfg.CacheBytes+block {
+		t.Errorf("%d pinned of %d bytes", r.blocks.pinned, r.blocks.size)
+	}
+	for _, n := range got[len(got)-3:] {
+		if n != 1 {
+			t.Errorf("runs of the answers: %d", got)
+		}
+	}
+}
+
 // Readers at the tail find a place whatever others do; who waits goes in the
 // order of classes; one that gives up leaves nothing behind.
 func TestGate(t *testing.T) {
