@@ -220,39 +220,77 @@ const (
 	NeedRecords
 )
 
-// needs returns the need for every span of the partition that is needed.
-func (ix *index) needs(p Partition) map[spanKey]Need {
-	if _, ok := ix.topics[p.Topic]; !ok {
-		return nil
+// needed calls fn for what is needed of a partition: extents with records above
+// the log start, and those whose tails make up its state. One may come twice, the
+// tail first.
+func needed(shown []Extent, logStart int64, fn func(Extent, Need)) {
+	for _, x := range Chain(shown) {
+		fn(x, NeedTail)
 	}
-	all := ix.shown(p)
-	found := make(map[spanKey]Need, len(all))
-	for _, x := range Chain(all) {
-		found[spanKey{x.Object.Name, x.SpanBase}] = NeedTail
-	}
-	start := ix.parts[p].LogStart
-	for _, x := range all {
-		if x.End > start {
-			found[spanKey{x.Object.Name, x.SpanBase}] = NeedRecords
+	at, _ := slices.BinarySearchFunc(shown, logStart, func(x Extent, o int64) int {
+		if x.End > o {
+			return 1
 		}
+		return -1
+	})
+	for _, x := range shown[at:] {
+		fn(x, NeedRecords)
 	}
-	return found
 }
 
-type spanKey struct {
-	object string
-	base   int64
+// view returns what readers see of a partition and its log start; nothing of one
+// whose topic is gone.
+func (c *Catalog) view(p Partition) (shown []Extent, logStart int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if _, ok := c.ix.topics[p.Topic]; !ok {
+		return nil, 0
+	}
+	return c.ix.shown(p), c.ix.parts[p].LogStart
 }
 
 // Needs returns what is needed of each range of an object.
 func (c *Catalog) Needs(v Visible) []Need {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
 	needs := make([]Need, len(v.Ranges))
 	for i, r := range v.Ranges {
-		needs[i] = c.ix.needs(r.Partition)[spanKey{v.Object.Name, r.Base}]
+		shown, start := c.view(r.Partition)
+		needed(shown, start, func(x Extent, n Need) {
+			if x.SpanBase == r.Base && x.Object.Name == v.Object.Name {
+				needs[i] = max(needs[i], n)
+			}
+		})
 	}
 	return needs
+}
+
+// Use is what is needed of an object.
+type Use struct {
+	Needed  bool  // at all
+	Records int64 // bytes of spans with records that are needed
+}
+
+// Uses returns what is needed of all objects, by name. The lock is held for one
+// partition at a time; who acts on the answer compares that objects are unchanged.
+func (c *Catalog) Uses() map[string]Use {
+	c.mu.RLock()
+	all := make([]Partition, 0, len(c.ix.shelves))
+	for p := range c.ix.shelves {
+		all = append(all, p)
+	}
+	uses := make(map[string]Use, len(c.ix.objects))
+	c.mu.RUnlock()
+	for _, p := range all {
+		shown, start := c.view(p)
+		needed(shown, start, func(x Extent, n Need) {
+			u := uses[x.Object.Name]
+			u.Needed = true
+			if n == NeedRecords {
+				u.Records += x.Bytes
+			}
+			uses[x.Object.Name] = u
+		})
+	}
+	return uses
 }
 
 // SingleAt returns the single-partition object whose range starts at base.

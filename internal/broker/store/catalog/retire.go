@@ -57,20 +57,10 @@ func (w *Writer) SetLogStart(ctx context.Context, p Partition, before int64) (in
 // newest extent of a living partition is kept for the producer state in it, with
 // those it builds on (P10).
 func (c *Catalog) Unneeded() []Visible {
-	c.mu.RLock()
-	needed := make(map[string]bool, len(c.ix.objects))
-	for p := range c.ix.shelves {
-		for key := range c.ix.needs(p) {
-			needed[key.object] = true
-		}
-	}
-	var dead []Visible
-	for key, e := range c.ix.objects {
-		if !needed[e.object.Name] {
-			dead = append(dead, visible(key, e))
-		}
-	}
-	c.mu.RUnlock()
+	// Objects first: what becomes visible later is not judged by what was before.
+	all := c.Visible()
+	uses := c.Uses()
+	dead := slices.DeleteFunc(all, func(v Visible) bool { return uses[v.Object.Name].Needed })
 	slices.SortFunc(dead, func(a, b Visible) int { return strings.Compare(a.Object.Name, b.Object.Name) })
 	return dead
 }

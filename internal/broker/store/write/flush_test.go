@@ -94,7 +94,7 @@ func TestFlushInOrder(t *testing.T) {
 				case 1:
 					if c.Method == "Put" {
 						f.After = blob.ErrUnknown
-						}
+					}
 				}
 				return f
 			})

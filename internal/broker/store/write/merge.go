@@ -261,17 +261,15 @@ func (m *Merger) neighbours(p catalog.Partition, singles []catalog.Visible) []ca
 // rest is.
 func (m *Merger) wasteful(sets []catalog.Visible, singles map[catalog.Partition][]catalog.Visible) (job []catalog.Visible) {
 	var left int64
+	uses := m.Catalog.Uses()
 	add := func(v catalog.Visible) bool {
-		var all, needed int64
-		kept := false
-		for i, n := range m.Catalog.Needs(v) {
-			all += v.Ranges[i].Bytes
-			if n == catalog.NeedRecords {
-				needed += v.Ranges[i].Bytes
-			}
-			kept = kept || n != catalog.NeedNothing
+		var all int64
+		for _, r := range v.Ranges {
+			all += r.Bytes
 		}
-		if all == 0 || needed > all/2 || !kept { // without anything needed it is retired as it is
+		use := uses[v.Object.Name]
+		needed := use.Records
+		if all == 0 || needed > all/2 || !use.Needed { // without anything needed it is retired as it is
 			return true
 		}
 		job = append(job, v)

@@ -110,18 +110,19 @@ func (s *Sweeper) Round(ctx context.Context) error {
 	if !trusted {
 		s.stats.distrusted.Add(1)
 		s.Log.Warn("the clock is not to be trusted: nothing expires and nothing is deleted")
-	} else if err := s.expire(ctx); err != nil {
-		return err
 	}
-	if err := s.retire(ctx); err != nil {
-		return err
+	// A partition that can't be trimmed now, or a store that fails, keeps the other
+	// steps from nothing.
+	var errs []error
+	if trusted {
+		errs = append(errs, s.expire(ctx))
 	}
+	errs = append(errs, s.retire(ctx))
 	if trusted && s.cfg.Collects() {
-		if err := s.collect(ctx); err != nil {
-			return err
-		}
+		errs = append(errs, s.collect(ctx))
 	}
-	return s.Writer.Bury(ctx)
+	errs = append(errs, s.Writer.Bury(ctx))
+	return errors.Join(errs...)
 }
 
 // retire takes what nobody needs out of sight. Brokers look after what is theirs,
@@ -188,6 +189,7 @@ const deleteCost = 256 << 10
 // retention no longer wants. Only whole extents go, so nothing goes early.
 func (s *Sweeper) expire(ctx context.Context) error {
 	now := s.cfg.Now().UnixMilli()
+	var errs []error
 	for _, p := range s.Catalog.Partitions() {
 		t, ok := s.Catalog.TopicByID(p.Topic)
 		if !ok || !s.Catalog.Owns(p) {
@@ -202,12 +204,18 @@ func (s *Sweeper) expire(ctx context.Context) error {
 			continue
 		}
 		if err := s.starts.Raise(ctx, p, before); err != nil {
-			return fmt.Errorf("expire %s: %w", p, err)
+			if errs = append(errs, fmt.Errorf("expire %s: %w", p, err)); len(errs) == maxExpireErrors || ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		s.stats.raised.Add(1)
 	}
-	return nil
+	return errors.Join(errs...)
 }
+
+// maxExpireErrors ends a round of expiry: then it is not a partition's fault.
+const maxExpireErrors = 10
 
 // expired returns the offset below which retention wants nothing. Time stops at
 // the first extent that is young enough; an extent without timestamps never is
