@@ -26,7 +26,8 @@ type Footer struct {
 	Identity   Identity
 	Nonce      [16]byte // of the writing process
 	Generation int32    // 0 as flushed; merging raises it
-	WALEpoch   int64    // log the batches come from; 0 for a merged object
+	WALBroker  int32    // whose log the batches come from, and
+	WALEpoch   int64    // of which epoch; 0 for a merged object
 	FirstLSN   int64
 	LastLSN    int64
 	IndexPos   int64
@@ -54,6 +55,7 @@ func (f *Footer) Encode() ([]byte, error) {
 	w.i64(f.Identity.Seq)
 	w.raw(f.Nonce[:])
 	w.i32(f.Generation)
+	w.i32(f.WALBroker)
 	w.i64(f.WALEpoch)
 	w.i64(f.FirstLSN)
 	w.i64(f.LastLSN)
@@ -117,7 +119,8 @@ func DecodeFooter(b []byte) (*Footer, error) {
 	f.Identity.Cluster = base64.RawURLEncoding.EncodeToString(cluster[:])
 	f.Identity.Broker, f.Identity.Epoch, f.Identity.Seq = r.i32(), r.i64(), r.i64()
 	f.Nonce = r.id()
-	f.Generation, f.WALEpoch, f.FirstLSN, f.LastLSN = r.i32(), r.i64(), r.i64(), r.i64()
+	f.Generation = r.i32()
+	f.WALBroker, f.WALEpoch, f.FirstLSN, f.LastLSN = r.i32(), r.i64(), r.i64(), r.i64()
 	f.IndexPos, f.IndexLen, f.IndexCRC = r.i64(), r.i64(), r.u32()
 	f.Blocks, f.Tails = r.i32(), r.i32()
 	for range r.list(18) {

@@ -36,7 +36,7 @@ func sampleObject(t testing.TB) *Packed {
 	t.Helper()
 	p, err := Pack(Footer{
 		Identity: Identity{Cluster: cluster, Broker: 1, Epoch: 2, Kind: Flush, Seq: 3},
-		Nonce:    id(0xee), WALEpoch: 2, FirstLSN: 4, LastLSN: 6, Inputs: []string{"x"},
+		Nonce:    id(0xee), WALBroker: 5, WALEpoch: 2, FirstLSN: 4, LastLSN: 6, Inputs: []string{"x"},
 	}, 4, []Part{
 		{Topic: id(2), Partition: 0, Tail: Tail{TopicName: "b", Base: 7, End: 7}},
 		{Topic: id(1), Partition: 5, Units: []Unit{

@@ -224,8 +224,12 @@ func (f *Flusher) add(j *job, parts []object.Part, single bool) error {
 	if f.cfg.Of != nil || j.cut.Epoch != id.Epoch {
 		id.Kind = object.Recovery
 	}
+	from := id.Broker
+	if f.cfg.Of != nil {
+		from = *f.cfg.Of
+	}
 	p, err := object.Pack(object.Footer{
-		Identity: id, Nonce: f.nonce, WALEpoch: j.cut.Epoch, FirstLSN: int64(j.cut.First), LastLSN: int64(j.cut.Last),
+		Identity: id, Nonce: f.nonce, WALBroker: from, WALEpoch: j.cut.Epoch, FirstLSN: int64(j.cut.First), LastLSN: int64(j.cut.Last),
 	}, f.cfg.BlockBytes, parts)
 	if err != nil {
 		return fmt.Errorf("build object %s: %w", id.Name(), err)
