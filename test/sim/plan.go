@@ -84,7 +84,7 @@ func drawPlan(r *rand.Rand) plan {
 				FanIn: int(pick(2, 3, 16)), MiddleBytes: pick(8<<10, 64<<10), LargeBytes: pick(32<<10, 256<<10), LeaveBytes: pick(1<<10, 8<<10),
 				BlockBytes: int(pick(512, 4096)), Memory: pick(4<<10, 64<<10),
 			},
-			Compact:    write.CompactConfig{KeyBytes: pick(200, 4<<10, 64<<10), PieceBytes: pick(2<<10, 16<<10), GroupBytes: pick(4<<10, 64<<10), BlockBytes: int(pick(512, 2048))},
+			Compact:    write.CompactConfig{KeyBytes: pick(2<<10, 4<<10, 64<<10), PieceBytes: pick(2<<10, 16<<10), GroupBytes: pick(4<<10, 64<<10), BlockBytes: int(pick(512, 2048))},
 			MergeEvery: time.Duration(pick(500, 2000, 10_000)) * time.Millisecond, CompactEvery: time.Duration(pick(1000, 5000)) * time.Millisecond,
 			BytesPerSecond: pick(-1, 4<<20),
 		},

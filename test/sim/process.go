@@ -66,7 +66,10 @@ func (n *node) start(killAt int, after bool) *process {
 
 // serve opens the store and runs it until the process ends.
 func (w *world) serve(p *process, files *diskmem.FS) error {
-	store, err := broker.OpenStore(p.ctx, w.parts(p, files), w.plan.store, slog.New(slog.DiscardHandler))
+	cfg := w.plan.store
+	cfg.Slots.Rand = func() float64 { return w.dice.about(p.name + " slots").Float64() }
+	cfg.Flush.Rand = func() float64 { return w.dice.about(p.name + " flush").Float64() }
+	store, err := broker.OpenStore(p.ctx, w.parts(p, files), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.hist.add("%s did not open: %v", p.name, brief(err))
 		return err

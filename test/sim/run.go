@@ -65,26 +65,32 @@ func (w *world) excused(p *process) bool {
 // which everything is held against the model.
 func (w *world) run() {
 	var keepers, clients sync.WaitGroup
-	for _, n := range w.nodes {
-		keepers.Go(func() { w.supervise(n) })
+	for i, n := range w.nodes {
+		keepers.Go(func() { time.Sleep(time.Duration(i) * 137 * time.Microsecond); w.supervise(n) })
 	}
 	w.first()
+	r := w.dice.about("beginnings")
+	begin := func(client func()) {
+		// Not two at one moment: their order would be the scheduler's.
+		d := between(r, 0, 50*time.Millisecond)
+		clients.Go(func() { time.Sleep(d); client() })
+	}
 	for i := range w.plan.streams {
-		clients.Go(func() { w.stream(i) })
+		begin(func() { w.stream(i) })
 	}
 	for i := range w.plan.plain {
-		clients.Go(func() { w.plainly(i) })
+		begin(func() { w.plainly(i) })
 	}
 	for i := range w.plan.txns {
-		clients.Go(func() { w.transact(i) })
+		begin(func() { w.transact(i) })
 	}
 	for i := range w.plan.readers {
-		clients.Go(func() { w.consume(i) })
+		begin(func() { w.consume(i) })
 	}
 	if w.plan.admin {
-		clients.Go(w.administer)
+		begin(w.administer)
 	}
-	clients.Go(w.harass)
+	begin(w.harass)
 	time.Sleep(time.Until(w.until))
 	w.sky.clear()
 	for _, n := range w.nodes {

@@ -85,7 +85,8 @@ type Config struct {
 	Of *int32
 	// Seq is the sequence of object names, shared by all flushers of a process;
 	// default one of its own.
-	Seq *atomic.Int64
+	Seq  *atomic.Int64
+	Rand func() float64 // gives numbers in [0, 1) for pauses; default rand.Float64
 }
 
 func (c Config) withDefaults() Config {
@@ -112,6 +113,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Seq == nil {
 		c.Seq = new(atomic.Int64)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Float64
 	}
 	return c
 }
@@ -371,7 +375,7 @@ func (f *Flusher) retry(ctx context.Context, what string, fn func() error) error
 		f.stats.failures.Add(1)
 		f.stats.stalled.Add(1)
 		f.log.Warn("flush is stalled and will try again", "step", what, "error", err, "pause", pause)
-		err = sleep(ctx, pause/2+rand.N(pause/2+1))
+		err = sleep(ctx, pause/2+time.Duration(f.cfg.Rand()*float64(pause/2)))
 		f.stats.stalled.Add(-1)
 		if err != nil {
 			return err
