@@ -27,12 +27,33 @@ func (ix *index) insert(e objEntry) {
 		}
 		x := extent(r, e.object)
 		s.all = append(s.all, x)
-		if n := len(s.shown); x.Base < x.End && (n == 0 || s.shown[n-1].End <= x.Base) {
-			s.shown = append(s.shown, x) // the usual case: a flush
+		n := len(s.shown)
+		if usual := x.Base < x.End && (n == 0 || s.shown[n-1].End <= x.Base); usual && !ix.later[r.Partition] {
+			s.shown = append(s.shown, x) // a flush
 		} else {
+			ix.paint(r.Partition, s)
+		}
+	}
+}
+
+// paint renews what readers see of a partition, or notes that it is to be done.
+func (ix *index) paint(p Partition, s *shelf) {
+	if ix.later != nil {
+		ix.later[p] = true
+		return
+	}
+	s.shown = paint(s.all)
+}
+
+// repaint does what was noted: a merge of many partitions changes each of them
+// many times.
+func (ix *index) repaint() {
+	for p := range ix.later {
+		if s := ix.shelves[p]; s != nil {
 			s.shown = paint(s.all)
 		}
 	}
+	ix.later = nil
 }
 
 // remove takes the object's ranges out; what they hid is seen again.
@@ -47,7 +68,7 @@ func (ix *index) remove(e objEntry) {
 			delete(ix.shelves, r.Partition)
 			continue
 		}
-		s.shown = paint(s.all)
+		ix.paint(r.Partition, s)
 	}
 }
 

@@ -16,6 +16,7 @@ type index struct {
 	objects map[string]objEntry // by meta key
 	keys    map[string]string   // of objects, by name
 	deleted map[TopicID]int64   // deletion time, ms
+	later   map[Partition]bool  // shelves to paint once all changes are applied; nil: at once
 	owners  owners              // who lives, leads and recovers
 }
 

@@ -140,6 +140,7 @@ func (c *Catalog) advance(rev int64, changes []change) error {
 		c.mu.Unlock()
 		return nil // a full read was faster
 	}
+	c.ix.later = map[Partition]bool{}
 	for _, ch := range changes {
 		id, isGone, err := c.ix.apply(ch)
 		if err != nil {
@@ -150,6 +151,7 @@ func (c *Catalog) advance(rev int64, changes []change) error {
 			gone = append(gone, id)
 		}
 	}
+	c.ix.repaint()
 	c.rev = rev
 	close(c.changed)
 	c.changed = make(chan struct{})
@@ -204,11 +206,13 @@ func (c *Catalog) read(ctx context.Context, enough func() bool) error {
 		return err
 	}
 	ix := newIndex()
+	ix.later = map[Partition]bool{}
 	for _, ch := range changes {
 		if _, _, err := ix.apply(ch); err != nil {
 			return err
 		}
 	}
+	ix.repaint()
 	var gone []TopicID
 	c.mu.Lock()
 	c.readsDone = c.readsBegun
