@@ -274,9 +274,13 @@ func (d *pending) durable(lsn wal.LSN, err error) {
 // fail answers an append that is not known to be durable, with those that wait
 // for it. The log has failed for good, so no offset after it will be used; what
 // still comes is refused, duplicates too: nobody can say what became of the first
-// attempt.
+// attempt. A log that another broker took over has its answer: look for the leader.
 func (p *Partition) fail(d *pending, err error) {
-	err = fmt.Errorf("%w: %w", ErrStorage, err)
+	why := ErrStorage
+	if errors.Is(err, wal.ErrFenced) {
+		why = ErrNotLeader
+	}
+	err = fmt.Errorf("%w: %w", why, err)
 	p.mu.Lock()
 	p.failed = err
 	out := Appended{Base: -1, Last: -1, LogAppendTime: -1, LogStart: p.logStart, Err: err}

@@ -127,3 +127,8 @@ func (p *Partition) gone() error {
 	}
 	return ErrUnknownPartition
 }
+
+// EncodeRecord returns what precedes the batches in a log record.
+func EncodeRecord(id ID, epoch int32, base, last int64, batches int32) []byte {
+	return encodeRecord(make([]byte, 0, recordHeader), id, epoch, base, last, batches)
+}

@@ -291,11 +291,10 @@ func TestRecovererIsReplaced(t *testing.T) {
 	if k, err = c.w.Campaign(ctx, c.lease); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range dead[:2] {
-		if ok, err := k.Seal(ctx, d, c.w.ID()); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
+	if ok, err := k.Seal(ctx, dead[0], c.w.ID()); !ok || err != nil {
+		t.Fatal(ok, err)
 	}
+	// The dead recoverer itself is not sealed yet; the log it had is not its own.
 	for what, err := range map[string]error{
 		"commit":     b.w.Commit(ctx, Commit{Of: LogID{1, 1}, LSN: 1, Done: true}),
 		"quarantine": b.w.Quarantine(ctx, LogID{1, 1}, Partition{}, "x"),
@@ -305,8 +304,53 @@ func TestRecovererIsReplaced(t *testing.T) {
 			t.Errorf("%s by the dead recoverer: %v", what, err)
 		}
 	}
+	if ok, err := k.Seal(ctx, dead[1], c.w.ID()); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
 	if diff := cmp.Diff([]int32{1, 2}, c.Recovering()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What another broker recovered is not led again by an epoch of the old one, even
+// if its number is that of the recoverer.
+func TestOwnersAreNotMixedUp(t *testing.T) {
+	ctx := context.Background()
+	store := clusterStore(t)
+	a := join(t, store, 1, ObjectLog)
+	topic, err := a.CreateTopic(ctx, Topic{Name: "t", Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := Partition{topic.ID, 0}
+	join(t, store, 2, ObjectLog)
+	b := join(t, store, 2, ObjectLog) // epoch 2
+	k, err := b.w.Campaign(ctx, b.lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Expire(a.lease)
+	b.catchUp(t)
+	for _, d := range b.DeadBrokers() {
+		if ok, err := k.Seal(ctx, d, b.w.ID()); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	if _, err := b.w.Recover(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.w.Commit(ctx, Commit{Of: LogID{1, 1}, Done: true}); err != nil {
+		t.Fatal(err)
+	}
+	back := join(t, store, 1, ObjectLog) // epoch 2 as well
+	if back.w.Epoch() != 2 || back.Owns(p) {
+		t.Error("the old broker leads what was recovered from it, epoch", back.w.Epoch())
+	}
+	if leader, _, serves := back.Leader(p); leader != 2 || serves {
+		t.Error(leader, serves)
+	}
+	if o := b.Orphans(); len(o) != 1 || o[0].By != b.w.ID() {
+		t.Errorf("%+v", o)
 	}
 }
 
