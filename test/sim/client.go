@@ -8,6 +8,7 @@ import (
 
 	"github.com/looptape/looptape/internal/broker/batch"
 	"github.com/looptape/looptape/internal/broker/partition"
+	"github.com/looptape/looptape/internal/broker/store/wal"
 )
 
 // patience is how long a client waits for an answer.
@@ -90,7 +91,7 @@ func (w *world) gone(p *part, err error) bool {
 func expected(err error) bool {
 	for _, e := range []error{
 		errNobody, errNever, partition.ErrStorage, partition.ErrNotLeader, partition.ErrLoading, partition.ErrUnknownPartition,
-		context.DeadlineExceeded, context.Canceled,
+		wal.ErrClosed, context.DeadlineExceeded, context.Canceled,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -27,8 +27,7 @@ func (w *world) harass() {
 	})
 	add(p.stops, func(r *rand.Rand, n *node) {
 		if proc := n.process(); proc != nil {
-			w.hist.add("%s is asked to stop", proc.name)
-			proc.cancel()
+			proc.stop()
 		}
 	})
 	add(p.pauses, func(r *rand.Rand, n *node) {

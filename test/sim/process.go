@@ -34,9 +34,11 @@ type process struct {
 	resume chan struct{} // not nil: paused until it is closed
 	store  *broker.Store // when it is open
 	opened bool
-	steps  int
-	killAt int  // the step at which it dies, 0 never
-	after  bool // it dies after the step took effect
+	// stopping: it was asked to end cleanly.
+	stopping bool
+	steps    int
+	killAt   int  // the step at which it dies, 0 never
+	after    bool // it dies after the step took effect
 
 	noMeta, noBlobs atomic.Int64 // until then it can't reach them, ns
 
@@ -153,6 +155,9 @@ func (p *process) sleep(ctx context.Context, d time.Duration) error {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
+			if err := p.wait(); err != nil {
+				return err // both ended: say the same each time
+			}
 			return ctx.Err()
 		case <-p.died:
 			return errDead
@@ -174,6 +179,15 @@ func (p *process) unlock() {
 	for _, l := range p.locks {
 		l.Close()
 	}
+}
+
+// stop asks the process to end cleanly.
+func (p *process) stop() {
+	p.mu.Lock()
+	p.stopping = true
+	p.mu.Unlock()
+	p.node.w.hist.add("%s is asked to stop", p.name)
+	p.cancel()
 }
 
 // hears tells whether an answer of the process reaches anybody.

@@ -212,7 +212,7 @@ func (w *world) search(r *rand.Rand, p *part) {
 	}
 	for _, s := range acked {
 		last := s.base + int64(s.count) - 1
-		if s.time >= ts && s.base >= start && (offset < 0 || last < offset) {
+		if s.time >= ts && s.base >= start && (offset < 0 || last < offset) && w.model.mayStart(p, last+1) != nil {
 			w.hist.violate("I7: %s: batch %d at %d is of %d, the first at or after %d is said to be at %d (log start %d)", p.id, s.number, s.base, s.time, ts, offset, start)
 		}
 	}

@@ -51,7 +51,8 @@ func (w *world) excused(p *process) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	if p.opened {
-		return false
+		// A stop that can't reach the stores in time says so.
+		return p.stopping && !w.over()
 	}
 	for _, e := range []error{catalog.ErrTaken, errRefused, blob.ErrUnknown, meta.ErrUnknown, context.Canceled} {
 		if errors.Is(p.err, e) {
@@ -278,6 +279,7 @@ func (w *world) readBack(when string, size int) {
 type result struct {
 	seed       uint64
 	hash       string
+	plan       string
 	events     int
 	acked      int
 	lives      int
@@ -291,8 +293,9 @@ func simulate(seed uint64, all bool) result {
 	hist := newHistory(all)
 	w := newWorld(seed, hist)
 	w.hist.add("seed %d: %+v", seed, w.plan)
+	plan := hist.hash()
 	w.run()
-	res := result{seed: seed, hash: hist.hash(), events: hist.count, virtual: time.Since(hist.began), violations: hist.broken, tail: hist.tail()}
+	res := result{seed: seed, hash: hist.hash(), plan: plan, events: hist.count, virtual: time.Since(hist.began), violations: hist.broken, tail: hist.tail()}
 	for _, s := range w.model.sents {
 		if s.acked {
 			res.acked++
