@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// bounceBytes is how much is read at a time, and bounces how many of those are
-	// under way. Disks put reads before writes: with the system's own read-ahead a
-	// log's commit waits for tens of milliseconds, with two of these for twice as
-	// long as with one, which reads nearly as fast.
+	// bounceBytes is how much is read at a time, and bounces how many ranges are.
+	// Disks put reads before writes: with the system's own read-ahead a log's
+	// commit waits for tens of milliseconds, with two of these for more than twice
+	// as long as with one, which reads two thirds to nine tenths as fast.
 	bounceBytes = 256 << 10
 	bounces     = 1
 	// keptOpen bounds the objects kept open for the next read.
@@ -22,7 +22,7 @@ const (
 )
 
 // A loader reads objects past the page cache, piece by piece through aligned
-// memory, and in its turn: readers together never ask for much at a time. Where
+// memory, one range after the other: readers together never ask for much at a time. Where
 // there is no direct I/O it reads through the cache, in the same pieces.
 type loader struct {
 	fs     disk.FS
@@ -60,8 +60,22 @@ func (l *loader) read(ctx context.Context, path string, e disk.Entry, off int64,
 		return notFound(err)
 	}
 	defer l.release(f)
+	var b []byte
+	select {
+	case b = <-l.bounce:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { l.bounce <- b }()
+	align := f.DirectAlign()
+	if align > 0 && (b == nil || disk.AlignedTo(b, align) != 0 || len(b)%align != 0) {
+		b = disk.Aligned(max(bounceBytes, 2*align), max(align, 4096))
+	}
 	for len(dst) > 0 {
-		n, err := l.piece(ctx, f, off, dst)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := piece(f, align, off, dst, b)
 		if err != nil {
 			return err
 		}
@@ -70,25 +84,14 @@ func (l *loader) read(ctx context.Context, path string, e disk.Entry, off int64,
 	return nil
 }
 
-// piece reads the first of dst, as much as one piece of memory takes.
-func (l *loader) piece(ctx context.Context, f *opened, off int64, dst []byte) (n int, err error) {
-	align := f.DirectAlign()
-	var b []byte
-	select {
-	case b = <-l.bounce:
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	defer func() { l.bounce <- b }()
+// piece reads the first of dst, as much as b takes.
+func piece(f disk.File, align int, off int64, dst, b []byte) (n int, err error) {
 	if align == 0 {
 		n = min(len(dst), bounceBytes)
 		if m, err := f.ReadAt(dst[:n], off); m < n {
 			return 0, err
 		}
 		return n, nil
-	}
-	if b == nil || disk.AlignedTo(b, align) != 0 || len(b)%align != 0 {
-		b = disk.Aligned(max(bounceBytes, 2*align), max(align, 4096))
 	}
 	skip := int(off & int64(align-1))
 	n = min(len(dst), len(b)-skip)
