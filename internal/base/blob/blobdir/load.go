@@ -17,6 +17,8 @@ const (
 	// as long as with one, which reads two thirds to nine tenths as fast.
 	bounceBytes = 256 << 10
 	bounces     = 1
+	// turnBytes is how much one reader reads before the next has its turn.
+	turnBytes = 2 << 20
 	// keptOpen bounds the objects kept open for the next read.
 	keptOpen = 32
 )
@@ -60,6 +62,18 @@ func (l *loader) read(ctx context.Context, path string, e disk.Entry, off int64,
 		return notFound(err)
 	}
 	defer l.release(f)
+	for len(dst) > 0 {
+		n := min(len(dst), turnBytes)
+		if err := l.turn(ctx, f, off, dst[:n]); err != nil {
+			return err
+		}
+		off, dst = off+int64(n), dst[n:]
+	}
+	return nil
+}
+
+// turn waits for its turn and fills dst.
+func (l *loader) turn(ctx context.Context, f disk.File, off int64, dst []byte) error {
 	var b []byte
 	select {
 	case b = <-l.bounce:
@@ -72,9 +86,6 @@ func (l *loader) read(ctx context.Context, path string, e disk.Entry, off int64,
 		b = disk.Aligned(max(bounceBytes, 2*align), max(align, 4096))
 	}
 	for len(dst) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		n, err := piece(f, align, off, dst, b)
 		if err != nil {
 			return err
