@@ -223,3 +223,56 @@ func TestRecycledSegmentsDoNotLie(t *testing.T) {
 		t.Errorf("%d files for 40 blocks", n)
 	}
 }
+
+// A mark bounds the search for what vouches for a bad block; it never hides any of
+// it. After every commit of a long segment the block before the last is damaged,
+// and then the last one, too: a mark that came with it vouches for the one before.
+func TestTrap04MarksHideNoDamage(t *testing.T) {
+	fs := diskmem.New(512)
+	l := start(t, fs, 1, Config{SegmentBytes: 64 * minAlign, MaxBatch: 5000, MaxRecord: 60_000}, nil)
+	type block struct {
+		name string
+		at   int64
+	}
+	var blocks []block
+	both := 0
+	for i := range 60 {
+		n := 100 + i*137%4000
+		if i%13 == 12 {
+			n = 50_000 // beyond any limit that a usual block leaves
+		}
+		if _, err := l.put(text(i, n)); err != nil {
+			t.Fatal(err)
+		}
+		l.mu.Lock()
+		w := l.written[len(l.written)-1]
+		l.mu.Unlock()
+		blocks = append(blocks, block{fmt.Sprintf("%s/"+segmentForm, testDir, 1, w.seq), w.at})
+		if i == 0 {
+			continue
+		}
+		damage := func(fs *diskmem.FS, x block) {
+			b := fs.Bytes(x.name)
+			b[x.at+headerBytes+3] ^= 1
+			fs.SetBytes(x.name, b)
+		}
+		left, bad := fs.Crash(nil), blocks[i-1]
+		damage(left, bad)
+		var c *CorruptError
+		if _, err := recoverAll(left); !errors.As(err, &c) || c.File != bad.name || c.Offset != bad.at {
+			t.Fatalf("record %d damaged, %d is there: %v", i, i+1, err)
+		}
+		damage(left, blocks[i])
+		if _, err := recoverAll(left); errors.As(err, &c) {
+			both++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if both == 0 {
+		t.Error("no mark vouched for a block")
+	}
+	if err := l.end(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -10,14 +10,15 @@ import (
 // The mark of a segment lies in its last 4096 bytes and is a block like the others,
 // but rewritten again and again. It tells a recovery what it need not read:
 //
-//	limit     8  no block was begun at or beyond this byte of the segment; if it is
-//	             less than the file's size, no later segment was begun either
+//	limit     8  no block was synced at or beyond this byte of the segment; if it is
+//	             less than the file's size, none was in a later segment either
 //	startSeq  8  the first block that somebody may still need: its segment
 //	startAt   8  its place there
 //	startLSN  8  its first LSN; everything before was trimmed
 //
-// A limit is durable before a block beyond the last one is written. A mark that is
-// torn, or of an earlier life of the file, is as good as none: then all is read.
+// A block beyond the last limit is synced together with a mark that covers it. A
+// mark that is torn, or of an earlier life of the file, is as good as none: then all
+// is read.
 const markBodyBytes = 32
 
 // mark is the content of a mark.
@@ -102,15 +103,9 @@ func (l *FileLog) cover(b *block, end int64) (int64, error) {
 	switch {
 	case b.kind == kindAdopt:
 		return s.limit, nil // the first thing written; a mark would vouch for it
-	case end > s.limit:
-		// The limit first: a block beyond it would not be looked for.
-		if err := l.writeMark(b, limit); err != nil {
-			return 0, err
-		}
-		if err := s.file.Datasync(); err != nil {
-			return 0, fmt.Errorf("sync %s: %w", s.path, err)
-		}
-	case limit > s.limit && (end+step > s.limit || b.kind == kindEnd), end-s.marked >= markEvery*step:
+	case end > s.limit, b.kind == kindEnd, limit > s.limit && end+step > s.limit, end-s.marked >= markEvery*step:
+		// The block's sync makes both durable: no block beyond a limit is
+		// acknowledged, and whether others are found makes no difference.
 		if err := l.writeMark(b, limit); err != nil {
 			return 0, err
 		}
