@@ -104,8 +104,12 @@ func (w *world) haunt(r *rand.Rand, n *node) {
 		return
 	}
 	p.mu.Lock()
+	again := p.zombie
 	p.zombie = true
 	p.mu.Unlock()
+	if again {
+		return
+	}
 	w.hist.add("%s is taken for dead", p.name)
 	if chance(r, 0.5) {
 		p.pause(tail(r, 100*time.Millisecond, 20*time.Second))
@@ -115,6 +119,7 @@ func (w *world) haunt(r *rand.Rand, n *node) {
 		n.files, n.proc = n.files.Crash(r), nil
 	}
 	w.mu.Unlock()
+	close(p.replaced)
 	lives := between(r, 0, 20*time.Second)
 	w.pending.Go(func() {
 		select {
@@ -189,6 +194,8 @@ func (w *world) supervise(n *node) {
 		}
 		select {
 		case <-p.done:
+		case <-p.replaced:
+			continue // it is somebody else's now
 		case <-w.end:
 			return
 		}

@@ -25,8 +25,10 @@ type process struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	died   chan struct{} // closed when it is dead
-	done   chan struct{} // closed when all of its goroutines have ended
-	err    error         // of opening or of Run, when done is closed
+	// replaced is closed when another process takes its place while it lives.
+	replaced chan struct{}
+	done     chan struct{} // closed when all of its goroutines have ended
+	err      error         // of opening or of Run, when done is closed
 
 	mu     sync.RWMutex  // held for reading while a call takes effect
 	dead   bool          // no call takes effect, no answer arrives
@@ -51,7 +53,7 @@ func (n *node) start(killAt int, after bool) *process {
 	n.lives++
 	p := &process{
 		name: fmt.Sprintf("%d.%d", n.id, n.lives), node: n, killAt: killAt, after: after,
-		died: make(chan struct{}), done: make(chan struct{}),
+		died: make(chan struct{}), replaced: make(chan struct{}), done: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	n.w.setProcess(n, p)
