@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,11 +45,16 @@ func testLog() *slog.Logger {
 // join starts a broker of the cluster; killAt as in start. The process is
 // returned also when it died while it opened.
 func (w *world) join(broker int32, killAt int, after bool) (*process, error) {
+	return w.joinWith(broker, "object", killAt, after)
+}
+
+// joinWith is join with the kind of log.
+func (w *world) joinWith(broker int32, kind string, killAt int, after bool) (*process, error) {
 	p := &process{w: w, killAt: killAt, after: after, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	e, err := OpenStore(ctx, Parts{
-		Blobs: mortalBlobs{w.blobs, p}, Meta: leasedMeta{mortalMeta{w.meta, p}, p}, Broker: broker, WAL: "object",
+		Files: w.files, Dir: "/wal", Blobs: mortalBlobs{w.blobs, p}, Meta: leasedMeta{mortalMeta{w.meta, p}, p}, Broker: broker, WAL: kind,
 		Cluster: true, Clock: w.clock, Address: fmt.Sprintf("broker-%d:9092", broker), Lease: time.Hour,
 		Members: cluster.Config{RetryMin: time.Millisecond, RetryMax: 4 * time.Millisecond},
 	}, w.cfg, testLog().With("on", broker))
@@ -344,6 +350,60 @@ func TestFailoverCarriesTransactions(t *testing.T) {
 	got := values(t, part, 0, partition.Read{MaxBytes: 1 << 20, ReadCommitted: true})
 	if diff := cmp.Diff(map[int64]string{0: "before", 3: "behind"}, got); diff != "" {
 		t.Error(diff)
+	}
+	b.crash(t)
+}
+
+// A log in files is only for its own broker: while that one is dead its partitions
+// are offline, nobody takes them over, and it goes on when it comes back. Its acks
+// stop with its lease.
+func TestFileLogInCluster(t *testing.T) {
+	w := newClusterWorld()
+	a, err := w.joinWith(1, "file", 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := w.mustJoin(t, 2)
+	topic := a.create(t, "events", 1, nil)
+	if r := appendTo(a.partition(t, topic, 0), partition.Append{Batches: plain("kept")}); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if !a.e.Acking() {
+		t.Error("does not acknowledge while it lives")
+	}
+	w.passed.Store(int64(2 * time.Hour))
+	if a.e.Acking() || !b.e.Acking() {
+		t.Error("acks after the deadline:", a.e.Acking(), b.e.Acking())
+	}
+	w.passed.Store(0)
+	a.crash(t)
+	w.files = w.files.Crash(nil)
+	p := catalog.Partition{Topic: topic.ID}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		leader, _, _ := b.e.Catalog().Leader(p)
+		if leader == -1 && b.e.Catalog().Controller() == b.e.writer.ID() {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("leader %d, controller %v", leader, b.e.Catalog().Controller())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if dead := b.e.Catalog().DeadBrokers(); len(dead) != 1 || !dead[0].Stuck {
+		t.Errorf("%+v", dead)
+	}
+	if a, err = w.joinWith(1, "file", 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[int64]string{0: "kept"}, values(t, a.serves(t, topic)[0], 0, partition.Read{MaxBytes: 1 << 20})); diff != "" {
+		t.Error(diff)
+	}
+	// The kind changes only when nothing is left in the old log.
+	a.crash(t)
+	w.files = w.files.Crash(nil)
+	if _, err := w.joinWith(1, "object", 0, false); err == nil || !strings.Contains(err.Error(), "--wal file") {
+		t.Errorf("another kind of log: %v", err)
 	}
 	b.crash(t)
 }

@@ -218,3 +218,48 @@ func mustNotAck(t *testing.T, cl *kgo.Client, broker int32, id kadm.TopicID, ind
 		}
 	}
 }
+
+// The leader of a thousand partitions dies; all of them acknowledge again in
+// time (P17). LOOPTAPE_PARTITIONS sets another number.
+func TestKillLeaderOfManyPartitions(t *testing.T) {
+	n := fromEnv(t, "LOOPTAPE_PARTITIONS", 1000)
+	p := newPair(t)
+	const name = "failover.many"
+	if _, err := p.admin.CreateTopic(context.Background(), int32(n), 1, nil, name); err != nil {
+		t.Fatal(err)
+	}
+	cl := p.newClient(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordRetries(1<<30), kgo.MaxBufferedRecords(2*n))
+	round := func(value string) time.Duration {
+		began := time.Now()
+		var records []*kgo.Record
+		for i := range n {
+			records = append(records, &kgo.Record{Topic: name, Partition: int32(i), Value: []byte(value)})
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if err := cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	t.Logf("%d partitions written to in %s", n, round("before").Round(time.Millisecond))
+	p.brokers[p.leader()].Kill()
+	gap := round("after")
+	t.Logf("result: %d partitions acknowledge again %s after the leader was killed", n, gap.Round(time.Millisecond))
+	if n <= 1000 && gap > maxGap {
+		t.Errorf("%s, at most %s are allowed", gap, maxGap)
+	}
+	ends, err := p.admin.ListEndOffsets(context.Background(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := 0
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Err != nil || o.Offset != 2 {
+			wrong++
+		}
+	})
+	if wrong > 0 {
+		t.Errorf("%d of %d partitions have another end than 2", wrong, n)
+	}
+}

@@ -232,6 +232,9 @@ func (c *Catalog) Leader(p Partition) (broker int32, leaderEpoch int32, serves b
 	if o.alive(id) {
 		return id.Broker, e.LeaderEpoch, true
 	}
+	if f.State == fenceActive && o.kinds[id] == FileLog {
+		return -1, e.LeaderEpoch, false // it comes back on its volume, or an operator decides
+	}
 	next := o.controller
 	if by := (LogID{f.By, f.ByEpoch}); f.State != fenceActive && o.alive(by) {
 		next = by
