@@ -56,7 +56,7 @@ func (w *world) joinWith(broker int32, kind string, killAt int, after bool) (*pr
 	e, err := OpenStore(ctx, Parts{
 		Files: w.files, Dir: "/wal", Blobs: mortalBlobs{w.blobs, p}, Meta: leasedMeta{mortalMeta{w.meta, p}, p}, Broker: broker, WAL: kind,
 		Cluster: true, Clock: w.clock, Address: fmt.Sprintf("broker-%d:9092", broker), Lease: time.Hour,
-		Members: cluster.Config{RetryMin: time.Millisecond, RetryMax: 4 * time.Millisecond},
+		Members: cluster.Config{Grace: time.Millisecond, RetryMin: time.Millisecond, RetryMax: 4 * time.Millisecond},
 	}, w.cfg, testLog().With("on", broker))
 	if err != nil {
 		cancel()

@@ -26,6 +26,7 @@ const maxGap = 10 * time.Second
 // pair is two brokers on one bucket and one etcd.
 type pair struct {
 	t       *testing.T
+	etcd    *rig.EtcdServer
 	brokers map[int32]*rig.Server
 	admin   *kadm.Client
 	client  *kgo.Client
@@ -33,8 +34,8 @@ type pair struct {
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
-	bucket, etcd := rig.S3(t).URL("tape", "failover"), rig.Etcd(t).URL("failover")
-	p := &pair{t: t, brokers: map[int32]*rig.Server{}}
+	p := &pair{t: t, etcd: rig.Etcd(t), brokers: map[int32]*rig.Server{}}
+	bucket, etcd := rig.S3(t).URL("tape", "failover"), p.etcd.URL("failover")
 	for id := range int32(2) {
 		id++
 		s := rig.Prepare(t, "serve", "--no-loop", "--node-id", fmt.Sprint(id), "--blob", bucket, "--meta", etcd, "--log-level", "info")
@@ -110,8 +111,8 @@ func TestKillTheLeader(t *testing.T) {
 			return nil
 		})
 		id := p.leader()
-		load.mark()
 		p.brokers[id].Kill()
+		load.mark() // from here on only the other can acknowledge what is sent
 		gap := load.awaitAll(t, 60*time.Second)
 		worst = max(worst, gap)
 		t.Logf("round %d: broker %d killed, no acknowledgement for %s, %d records acknowledged so far", round+1, id, gap.Round(time.Millisecond), load.total())
@@ -155,8 +156,8 @@ func TestZombieLeader(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		load.mark()
 		signal(t, zombie, syscall.SIGSTOP)
+		load.mark()
 		// It finds these in its sockets when it goes on.
 		var late sync.WaitGroup
 		for i := range int32(partitions) {
@@ -182,6 +183,36 @@ func TestZombieLeader(t *testing.T) {
 	load.stop(t)
 	n := load.verify(t, p)
 	t.Logf("result: %d zombies, %d acknowledged records read back once and in order", rounds, n)
+}
+
+// etcd is away for longer than the leases. Produce goes on meanwhile, both brokers
+// are there afterwards, and nobody was fenced.
+func TestEtcdAway(t *testing.T) {
+	p := newPair(t)
+	load := startLoad(t, p)
+	time.Sleep(time.Second)
+	p.etcd.Pause()
+	time.Sleep(2 * time.Second)
+	load.mark()
+	if gap := load.awaitAll(t, 20*time.Second); gap > 5*time.Second {
+		t.Errorf("no acknowledgement for %s while etcd is away", gap)
+	}
+	time.Sleep(8 * time.Second)
+	p.etcd.Resume()
+	load.mark()
+	gap := load.awaitAll(t, 60*time.Second)
+	time.Sleep(3 * time.Second)
+	p.leader() // both are named
+	for id, s := range p.brokers {
+		select {
+		case <-s.Done():
+			t.Errorf("broker %d has ended:\n%s", id, s.Output())
+		default:
+		}
+	}
+	load.stop(t)
+	n := load.verify(t, p)
+	t.Logf("result: etcd away for 10 s, acknowledged again %s after it came back, %d records read back once and in order", gap.Round(time.Millisecond), n)
 }
 
 func signal(t *testing.T, s *rig.Server, sig syscall.Signal) {

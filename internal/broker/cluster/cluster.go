@@ -58,6 +58,10 @@ type Config struct {
 	Repeat time.Duration
 	// Openers bounds the partitions opened at the same time. Default 16.
 	Openers int
+	// Grace is how long a new controller waits before it seals: a store that was
+	// away may have ended everybody's lease, and the living come back at once.
+	// Default 300 ms.
+	Grace time.Duration
 	// RetryMin and RetryMax bound the pause after a failure. Default 50 ms, 2 s.
 	RetryMin, RetryMax time.Duration
 }
@@ -68,6 +72,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Openers <= 0 {
 		c.Openers = 16
+	}
+	if c.Grace <= 0 {
+		c.Grace = 300 * time.Millisecond
 	}
 	if c.RetryMin <= 0 {
 		c.RetryMin = 50 * time.Millisecond
@@ -128,6 +135,11 @@ func (m *Member) own(ctx context.Context) error {
 		}
 		if by, ok := m.catalog.SealedBy(m.writer.ID()); ok {
 			return fmt.Errorf("%w: broker %d has taken over epoch %d", catalog.ErrFenced, by.Broker, m.writer.Epoch())
+		}
+		if !m.catalog.Alive(m.writer.ID()) {
+			// Leases end together when the metadata store was away for long. Whoever
+			// is back before the next controller acts goes on.
+			m.lease.Hurry()
 		}
 		for _, p := range m.host.Opened() {
 			if _, exists := m.catalog.TopicByID(p.Topic); exists && !m.catalog.Owns(p) {

@@ -72,6 +72,9 @@ func (m *Member) turn(ctx context.Context, elected **catalog.Controller, compare
 		}
 		m.log.Info("elected as controller")
 		*elected, *compared = k, time.Time{}
+		if err := sleep(ctx, m.cfg.Grace); err != nil {
+			return err
+		}
 	}
 	if time.Since(*compared) >= m.cfg.Repeat {
 		if err := m.catalog.Refresh(ctx); err != nil {

@@ -29,6 +29,8 @@ type Lease struct {
 	clock  Clock
 	log    *slog.Logger
 
+	hurry chan struct{} // holds one
+
 	mu       sync.Mutex
 	id       meta.LeaseID
 	deadline time.Duration
@@ -40,7 +42,7 @@ func Acquire(ctx context.Context, store meta.Store, ttl time.Duration, clock Clo
 	if clock == nil {
 		clock = BootClock
 	}
-	l := &Lease{store: store, ttl: ttl, margin: min(time.Second, ttl/6), clock: clock, log: log}
+	l := &Lease{store: store, ttl: ttl, margin: min(time.Second, ttl/6), clock: clock, log: log, hurry: make(chan struct{}, 1)}
 	if err := l.grant(ctx, func(context.Context, meta.LeaseID) error { return nil }); err != nil {
 		return nil, err
 	}
@@ -99,9 +101,24 @@ func (l *Lease) Keep(ctx context.Context, renew func(context.Context, meta.Lease
 			l.log.Warn("lease was not refreshed", "error", err)
 			pause = l.ttl / 12
 		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-l.hurry:
+		case <-ctx.Done():
 		}
+		t.Stop()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// Hurry makes Keep look at once: the lease may be gone.
+func (l *Lease) Hurry() {
+	select {
+	case l.hurry <- struct{}{}:
+	default:
 	}
 }
 

@@ -172,6 +172,13 @@ func (o *owners) alive(id LogID) bool {
 	return o.fences[id].State == fenceActive && o.live[id.Broker].Epoch == id.Epoch && o.live[id.Broker].modRev != 0
 }
 
+// Alive says whether the epoch is active and its live key is there.
+func (c *Catalog) Alive(id LogID) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.ix.owners.alive(id)
+}
+
 // SealedBy returns who has taken the epoch over, if somebody has.
 func (c *Catalog) SealedBy(id LogID) (by LogID, sealed bool) {
 	c.mu.RLock()
