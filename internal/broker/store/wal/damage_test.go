@@ -246,6 +246,7 @@ func TestTrap04MarksHideNoDamage(t *testing.T) {
 		}
 		l.mu.Lock()
 		w := l.written[len(l.written)-1]
+		marked := l.current.marked == w.at+w.bytes // with this block
 		l.mu.Unlock()
 		blocks = append(blocks, block{fmt.Sprintf("%s/"+segmentForm, testDir, 1, w.seq), w.at})
 		if i == 0 {
@@ -263,11 +264,13 @@ func TestTrap04MarksHideNoDamage(t *testing.T) {
 			t.Fatalf("record %d damaged, %d is there: %v", i, i+1, err)
 		}
 		damage(left, blocks[i])
-		if _, err := recoverAll(left); errors.As(err, &c) {
-			both++
-		} else if err != nil {
-			t.Fatal(err)
+		if !marked || bad.name != blocks[i].name {
+			continue
 		}
+		if _, err := recoverAll(left); !errors.As(err, &c) || c.Offset != bad.at {
+			t.Fatalf("records %d and %d damaged, the mark vouches for the first: %v", i, i+1, err)
+		}
+		both++
 	}
 	if both == 0 {
 		t.Error("no mark vouched for a block")

@@ -16,6 +16,10 @@
 // returns it, and the process has to end and recover. Recovery drops a torn last
 // block, which was never acknowledged, and refuses anything else that is damaged
 // with a *CorruptError; it never skips a record and never invents one.
+// A full disk stops nothing at once: segments are written from end to end before
+// they are used, and used again. While the next one can't be made, appends go on
+// in the current one; when that is full, too, the log fails and says why, and
+// nothing that was acknowledged is lost. A trim in time makes room.
 //
 // FileLog is the log in local files; docs/format/wal.md draws its bytes.
 package wal
