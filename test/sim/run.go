@@ -13,7 +13,6 @@ import (
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/broker"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
-	"github.com/looptape/looptape/internal/broker/store/wal"
 )
 
 // settle is how long clients may take to finish once nothing goes wrong any more.
@@ -45,8 +44,8 @@ func (w *world) excused(p *process) bool {
 	if errors.Is(p.err, errFull) || errors.Is(p.err, errSync) || errors.Is(p.err, errDead) {
 		return true
 	}
-	if w.plan.cluster && (errors.Is(p.err, catalog.ErrFenced) || errors.Is(p.err, wal.ErrFenced)) && w.fences.lost(p) {
-		return true
+	if w.plan.cluster && w.fences.lost(p) {
+		return true // whatever it found out first
 	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()

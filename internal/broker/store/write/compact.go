@@ -150,7 +150,7 @@ func (c *Compactor) due(p catalog.Partition) (ratio float64, ok bool) {
 		return 0, false
 	}
 	set, now := t.Settings(), c.now().UnixMilli()
-	return dueOf(old(c.records(p), set, now), set, now)
+	return dueOf(old(c.records(p, c.Catalog.Extents(p)), set, now), set, now)
 }
 
 func dueOf(extents []catalog.Extent, set catalog.Settings, now int64) (ratio float64, ok bool) {
@@ -173,10 +173,10 @@ func dueOf(extents []catalog.Extent, set catalog.Settings, now int64) (ratio flo
 	return ratio, late || ratio > set.MinDirtyRatio
 }
 
-// records returns the extents with records that readers may see.
-func (c *Compactor) records(p catalog.Partition) []catalog.Extent {
+// records returns those of a partition's extents with records that readers may see.
+func (c *Compactor) records(p catalog.Partition, all []catalog.Extent) []catalog.Extent {
 	start := c.Catalog.Record(p).LogStart
-	return slices.DeleteFunc(slices.Clone(c.Catalog.Extents(p)), func(x catalog.Extent) bool { return x.Base == x.End || x.End <= start })
+	return slices.DeleteFunc(slices.Clone(all), func(x catalog.Extent) bool { return x.Base == x.End || x.End <= start })
 }
 
 // old cuts off what is too young to be compacted.
@@ -293,7 +293,8 @@ func (n *cleaning) load(ctx context.Context, p catalog.Partition) error {
 		}
 	}
 	n.full = slices.SortedFunc(maps.Values(n.state), func(a, b batch.Producer) int { return cmp.Compare(a.ID, b.ID) })
-	below := old(n.c.records(p), n.set, n.now)
+	// Of what was opened: more may be visible by now.
+	below := old(n.c.records(p, all), n.set, n.now)
 	if at := slices.IndexFunc(below, func(x catalog.Extent) bool { return x.End > limit }); at >= 0 {
 		below = below[:at]
 	}
