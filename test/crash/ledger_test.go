@@ -37,7 +37,10 @@ type load struct {
 }
 
 // startLoad makes the topic and starts the producers.
-func startLoad(t *testing.T, broker string) *load {
+func startLoad(t *testing.T, broker string) *load { return startLoadOf(t, broker, 200) }
+
+// startLoadOf is startLoad with records of about that many bytes.
+func startLoadOf(t *testing.T, broker string, bytes int) *load {
 	t.Helper()
 	if out, err := rig.Run(t, "topic", "create", topic, "--brokers", broker, "--partitions", strconv.Itoa(partitions)); err != nil {
 		t.Fatalf("create: %v\n%s", err, out)
@@ -48,7 +51,7 @@ func startLoad(t *testing.T, broker string) *load {
 	for i := range producers {
 		g := &ledger{}
 		l.logs = append(l.logs, g)
-		l.also(func() { g.produce(l.ctx, l.hard, t, broker, i) })
+		l.also(func() { g.produce(l.ctx, l.hard, t, broker, i, bytes) })
 	}
 	t.Cleanup(func() { l.abort(); l.stop() })
 	return l
@@ -96,7 +99,7 @@ type ledger struct {
 
 // produce writes numbered records to every partition with an idempotent
 // producer until ctx ends, and then waits for what is under way, until hard ends.
-func (l *ledger) produce(ctx, hard context.Context, t *testing.T, broker string, id int) {
+func (l *ledger) produce(ctx, hard context.Context, t *testing.T, broker string, id, bytes int) {
 	l.acked = map[int32]map[int64]int64{}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(time.Millisecond), kgo.MaxBufferedRecords(2000),
@@ -107,7 +110,7 @@ func (l *ledger) produce(ctx, hard context.Context, t *testing.T, broker string,
 		return
 	}
 	defer cl.Close()
-	body := strings.Repeat("x", 200)
+	body := strings.Repeat("x", bytes)
 	for seq := int64(0); ctx.Err() == nil; seq++ {
 		p := int32(seq % partitions)
 		r := &kgo.Record{Topic: topic, Partition: p, Value: fmt.Appendf(nil, "%d %d %s", id, seq, body)}

@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -113,6 +114,9 @@ func last(text string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
+// noSpace is what the server says of ENOSPC.
+const noSpace = "no space left"
+
 // The disk gets full under load, and has room again later. The server may end, or
 // make its writers wait; what it has acknowledged stays.
 func TestDiskFull(t *testing.T) {
@@ -120,9 +124,9 @@ func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	var s *rig.Server
 	var fill, free func()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=320m"); err == nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2g"); err == nil {
 		t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-		t.Log("on a tmpfs of 320 MiB")
+		t.Log("on a tmpfs of 2 GiB")
 		s = alone(t, "--data", filepath.Join(dir, "data"))
 		filler := filepath.Join(dir, "filler")
 		fill = func() {
@@ -149,27 +153,33 @@ func TestDiskFull(t *testing.T) {
 		fill = func() { set(t, fault, "full") }
 		free = func() { set(t, fault, "") }
 	}
-	l := startLoad(t, s.Kafka)
-	felt := 0
+	l := startLoadOf(t, s.Kafka, 500)
 	for round := range rounds {
 		time.Sleep(within(rng, 300*time.Millisecond, 1500*time.Millisecond))
+		said := strings.Count(s.Output(), noSpace)
 		fill()
-		// What the log has at hand is used up some time after.
-		for until := time.Now().Add(within(rng, time.Second, 4*time.Second)); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
-			if rng.IntN(3) == 0 {
-				fill()
+		// The log has its next files at hand: it is the next objects that feel it
+		// first, after half a minute at the latest.
+		rig.Until(t, 45*time.Second, func() error {
+			fill()
+			if strings.Count(s.Output(), noSpace) <= said {
+				return errors.New("the server has not felt that its disk is full")
 			}
+			return nil
+		})
+		for until := time.Now().Add(within(rng, 200*time.Millisecond, 3*time.Second)); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+			fill()
 		}
-		if strings.Contains(s.Output(), "no space left") {
-			felt++
+		if round%2 == 1 {
+			s.Kill()
 		}
 		free()
+		if round%2 == 1 {
+			s.Start()
+		}
 		revive(t, s)
 		l.flows(t, 200)
 		t.Logf("round %d: %d records acknowledged so far", round+1, l.total())
-	}
-	if felt == 0 {
-		t.Error("the server has not felt that its disk is full: the test has shown nothing")
 	}
 	finish(t, l, s, "disk full", rounds)
 }
