@@ -139,7 +139,7 @@ func OpenStore(ctx context.Context, on Parts, cfg StoreConfig, log *slog.Logger)
 		}
 	}()
 	if e.catalog, err = catalog.Open(ctx, on.Meta, catalog.Config{
-		Ranges: e.ranges, Deleted: e.dropped, Entomb: e.entomb, Now: cfg.Partitions.Now,
+		Ranges: e.ranges, Deleted: e.dropped, Raised: e.raised, Entomb: e.entomb, Now: cfg.Partitions.Now,
 	}); err != nil {
 		return nil, err
 	}
@@ -200,6 +200,13 @@ func (e *Store) open(ctx context.Context) (err error) {
 func (e *Store) dropped(id catalog.TopicID) {
 	if e.set != nil { // it is opening
 		e.set.Drop(id)
+	}
+}
+
+// raised is told of log starts.
+func (e *Store) raised(p catalog.Partition, logStart int64) {
+	if e.set != nil { // it is opening
+		e.set.Trim(p, logStart)
 	}
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/looptape/looptape/internal/base/meta/metamem"
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/write"
@@ -128,6 +130,52 @@ func TestBackgroundJobs(t *testing.T) {
 	}
 	if left := w.keys("data/"); len(left) != 0 {
 		t.Errorf("left of deleted topics: %v", left)
+	}
+	p.stop(t)
+}
+
+// A log start whose transaction was applied though its answer was lost holds for
+// readers at once: what lies below may be gone at any moment.
+func TestLogStartWhoseAnswerWasLost(t *testing.T) {
+	w := newWorld()
+	w.cfg.Snapshots.Every = -1
+	p := w.mustStart(t)
+	topic := p.create(t, "events", 1, nil)
+	part := p.partition(t, topic, 0)
+	for i := range 10 {
+		if a := appendTo(part, partition.Append{Batches: plain(fmt.Sprint(i))}); a.Err != nil {
+			t.Fatal(a.Err)
+		}
+	}
+	p.flush(t)
+	lost := errors.New("lost")
+	w.meta.SetFault(func(c metamem.Call) (f metamem.Fault) {
+		if c.Txn != nil && len(c.Txn.Then) == 1 && strings.Contains(c.Txn.Then[0].Key, "/parts/") {
+			f.After = lost
+		}
+		return f
+	})
+	if _, err := part.DeleteRecords(context.Background(), 7); !errors.Is(err, lost) {
+		t.Fatal(err)
+	}
+	w.meta.SetFault(nil)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		// Never may the catalog be ahead of what readers are told.
+		known := p.e.Catalog().Record(catalog.Partition{Topic: topic.ID}).LogStart
+		start, _, _ := part.Offsets()
+		if start < known {
+			t.Fatalf("readers are told %d, the catalog has %d", start, known)
+		}
+		if start == 7 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log start is %d", start)
+		}
+	}
+	if _, err := part.Read(context.Background(), partition.Read{Offset: 6, MaxBytes: 100, CurrentLeaderEpoch: -1}); !errors.Is(err, partition.ErrOffsetOutOfRange) {
+		t.Errorf("read below the log start: %v", err)
 	}
 	p.stop(t)
 }

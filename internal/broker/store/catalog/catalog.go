@@ -116,6 +116,9 @@ type Config struct {
 	// Deleted, if set, is told of a topic that has gone, after the index has
 	// dropped it, from the goroutine of Run.
 	Deleted func(TopicID)
+	// Raised, if set, is told of a log start that rose, whoever raised it, before the
+	// index shows it and anything that may follow from it. It must not block.
+	Raised func(Partition, int64)
 	// Entomb, if set, is called before the deletion of a topic is committed; it
 	// makes the deletion known to the object store (P13).
 	Entomb func(context.Context, Topic) error

@@ -134,6 +134,13 @@ func (c *Catalog) ranges(ctx context.Context, o *Object) ([]Range, error) {
 }
 
 func (c *Catalog) advance(rev int64, changes []change) error {
+	for _, ch := range changes {
+		if p, ok := parsePartition(strings.TrimPrefix(ch.key, prefixParts)); ok && !ch.gone && strings.HasPrefix(ch.key, prefixParts) {
+			if v, err := decodePart(ch.value); err == nil {
+				c.raise(p, v.LogStart)
+			}
+		}
+	}
 	var gone []TopicID
 	c.mu.Lock()
 	if rev <= c.rev {
@@ -158,6 +165,19 @@ func (c *Catalog) advance(rev int64, changes []change) error {
 	c.mu.Unlock()
 	c.tell(gone)
 	return nil
+}
+
+// raise tells of a log start that is about to be in the index, if it is news.
+func (c *Catalog) raise(p Partition, logStart int64) {
+	if c.cfg.Raised == nil {
+		return
+	}
+	c.mu.RLock()
+	news := c.ix != nil && logStart > c.ix.parts[p].LogStart
+	c.mu.RUnlock()
+	if news {
+		c.cfg.Raised(p, logStart)
+	}
 }
 
 func (c *Catalog) tell(gone []TopicID) {
@@ -213,6 +233,9 @@ func (c *Catalog) read(ctx context.Context, enough func() bool) error {
 		}
 	}
 	ix.repaint()
+	for p, e := range ix.parts {
+		c.raise(p, e.LogStart)
+	}
 	var gone []TopicID
 	c.mu.Lock()
 	c.readsDone = c.readsBegun
