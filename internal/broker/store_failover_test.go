@@ -354,6 +354,44 @@ func TestFailoverCarriesTransactions(t *testing.T) {
 	b.crash(t)
 }
 
+// One process alone may keep its log in the bucket, too: no lease, no other
+// broker, and the next start goes on where the last one was killed.
+func TestObjectLogAlone(t *testing.T) {
+	w := newClusterWorld()
+	want := map[int64]string{}
+	var topic catalog.Topic
+	for life := range 4 {
+		p := &process{w: w, done: make(chan struct{})}
+		ctx, cancel := context.WithCancel(context.Background())
+		p.cancel = cancel
+		e, err := OpenStore(ctx, Parts{Blobs: mortalBlobs{w.blobs, p}, Meta: mortalMeta{w.meta, p}, WAL: "object", Unconditional: life == 2}, w.cfg, testLog())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.e = e
+		go func() { p.err = e.Run(ctx); close(p.done) }()
+		if life == 0 {
+			topic = p.create(t, "events", 1, nil)
+		}
+		part := p.partition(t, topic, 0)
+		if diff := cmp.Diff(want, values(t, part, 0, partition.Read{MaxBytes: 1 << 20})); diff != "" {
+			t.Fatalf("life %d: %s", life, diff)
+		}
+		for i := range 3 {
+			v := fmt.Sprint(life, "/", i)
+			r := appendTo(part, partition.Append{Batches: idempotent(3, 0, int32(life*3+i), v)})
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+			want[r.Base] = v
+		}
+		if !e.Serving() || !e.Acking() {
+			t.Error("a process alone asks nobody")
+		}
+		p.crash(t)
+	}
+}
+
 // A log in files is only for its own broker: while that one is dead its partitions
 // are offline, nobody takes them over, and it goes on when it comes back. Its acks
 // stop with its lease.
