@@ -333,6 +333,23 @@ func (m *model) superseded(s *sent, offset int64) bool {
 	return false
 }
 
+// nothing says that compaction may have left nothing in [from, to).
+func (m *model) nothing(p *part, from, to int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !p.topic.compact {
+		return false
+	}
+	for base, s := range p.at {
+		for o := max(base, from); o < min(to, base+int64(s.count)); o++ {
+			if !m.superseded(s, o) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // complete holds everything that was acknowledged against what a full read got.
 func (m *model) complete(p *part, got map[int64]*sent, start int64) {
 	m.mu.Lock()

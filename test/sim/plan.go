@@ -65,6 +65,9 @@ func drawPlan(r *rand.Rand) plan {
 		p.splits = chance(r, 0.4)
 	}
 	pick := func(all ...int64) int64 { return all[r.IntN(len(all))] }
+	// Shorter than some puts take: names, claims and fences have to do what time
+	// does not.
+	grace := time.Duration(pick(200, 1000, 5000)) * time.Millisecond
 	p.store = broker.StoreConfig{
 		Log: wal.Config{SegmentBytes: pick(32<<10, 64<<10), MaxBatch: int(pick(4<<10, 8<<10)), Buffered: chance(r, 0.3)},
 		Slots: slots.Config{
@@ -78,7 +81,7 @@ func drawPlan(r *rand.Rand) plan {
 		},
 		Read:  read.Config{CacheBytes: pick(4<<10, 16<<10), Ahead: pick(-1, 1<<10, 8<<10), ChunkBytes: int(pick(256, 1024, 4096))},
 		Flush: write.Config{SingleBytes: pick(1<<10, 4<<10), BlockBytes: int(pick(512, 2048)), Grace: grace, RetryMin: 10 * time.Millisecond, RetryMax: time.Second},
-		Sweep: write.SweepConfig{Every: time.Duration(pick(1000, 3000)) * time.Millisecond, Orphans: 10 * time.Second, Grace: grace},
+		Sweep: write.SweepConfig{Every: time.Duration(pick(1000, 3000)) * time.Millisecond, Orphans: time.Duration(pick(700, 3000, 10_000)) * time.Millisecond, Grace: grace},
 		Background: write.BackgroundConfig{
 			Merge: write.MergeConfig{
 				FanIn: int(pick(2, 3, 16)), MiddleBytes: pick(8<<10, 64<<10), LargeBytes: pick(32<<10, 256<<10), LeaveBytes: pick(1<<10, 8<<10),
@@ -93,6 +96,3 @@ func drawPlan(r *rand.Rand) plan {
 	}
 	return p
 }
-
-// grace is how long retired objects live on.
-const grace = 5 * time.Second

@@ -98,7 +98,7 @@ func (w *world) take(p *part, offset int64, bytes int, committed bool, chunk par
 			}
 		}
 	}
-	if next == offset && offset < limit && offset >= chunk.LogStart {
+	if next == offset && offset < limit && offset >= chunk.LogStart && !w.model.nothing(p, offset, limit) {
 		w.hist.violate("I1: read %s at %d: nothing, though the limit is %d", p.id, offset, limit)
 	}
 	return next
@@ -234,7 +234,10 @@ func (w *world) readAll(p *part, size int, committed bool) (got map[int64]*sent,
 			}
 			before := next
 			if next, chunk, err = w.fetch(p, next, size, committed, got); err == nil && next == before {
-				break // nothing may be there yet
+				if w.model.nothing(p, next, limit) {
+					return got, chunk.LogStart, true
+				}
+				break
 			}
 		}
 		if w.hist.violated() || w.model.deleting(p) {

@@ -51,7 +51,7 @@ func (w *world) excused(p *process) bool {
 	defer p.mu.RUnlock()
 	if p.opened {
 		// A stop that can't reach the stores in time says so.
-		return p.stopping && !w.over()
+		return p.stopping
 	}
 	for _, e := range []error{catalog.ErrTaken, errRefused, blob.ErrUnknown, meta.ErrUnknown, context.Canceled} {
 		if errors.Is(p.err, e) {

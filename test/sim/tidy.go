@@ -19,7 +19,7 @@ func (w *world) tidy() {
 	var left []string
 	w.phase("tidy")
 	for range 20 {
-		time.Sleep(w.plan.store.Sweep.Orphans + 2*grace + 2*w.plan.store.Sweep.Every + 2*w.plan.store.Background.MergeEvery)
+		time.Sleep(w.plan.store.Sweep.Orphans + 2*w.plan.store.Sweep.Grace + 2*w.plan.store.Sweep.Every + 2*w.plan.store.Background.MergeEvery)
 		if left = w.untidy(); len(left) == 0 {
 			return
 		}
