@@ -53,7 +53,7 @@ func (w *world) excused(p *process) bool {
 		// A stop that can't reach the stores in time says so.
 		return p.stopping
 	}
-	for _, e := range []error{catalog.ErrTaken, errRefused, blob.ErrUnknown, meta.ErrUnknown, context.Canceled} {
+	for _, e := range []error{catalog.ErrTaken, meta.ErrNoLease, errRefused, blob.ErrUnknown, meta.ErrUnknown, context.Canceled} {
 		if errors.Is(p.err, e) {
 			return true
 		}
