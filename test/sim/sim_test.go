@@ -20,7 +20,7 @@ import (
 )
 
 // quick is how many seeds run with the ordinary tests; make sim runs more.
-const quick = 40
+const quick = 25
 
 // worker is set in the processes that TestSim starts: one bubble at a time has the
 // process to itself, so that its random numbers can be given.
@@ -267,7 +267,7 @@ func TestSameSeed(t *testing.T) {
 		t.Skip("this process works for another")
 	}
 	var seeds []uint64
-	for i := range uint64(10) {
+	for i := range uint64(5) {
 		seeds = append(seeds, 1_000_000+i)
 	}
 	first, second := runSeeds(t, seeds, false), runSeeds(t, slices.Clone(seeds), false)
