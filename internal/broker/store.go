@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -87,6 +88,7 @@ type Store struct {
 	adopted []catalog.Adopted
 	damaged map[partition.ID]bool      // partitions with a gap in an adopted log
 	slots   map[int64]*slots.Recovered // adopted epochs with a log of slots
+	closed  sync.Map                   // partition.IDs said to be damaged in objects
 	seq     atomic.Int64               // of object names
 	lease   *cluster.Lease             // nil for a process alone
 	member  *cluster.Member            // nil for a process alone
@@ -323,7 +325,12 @@ func (e *Store) load(ctx context.Context) error {
 		g.Go("open partitions", func(ctx context.Context) error {
 			for p := range next {
 				id := partition.ID{Topic: p.Topic, Index: p.Index}
-				if err := e.retry(ctx, "open partition", func() error { return e.set.Load(ctx, id) }); err != nil {
+				err := e.retry(ctx, "open partition", func() error { return e.set.Load(ctx, id) })
+				switch {
+				case err == nil, errors.Is(err, partition.ErrUnknownPartition): // deleted meanwhile
+				case errors.Is(err, partition.ErrCorrupt):
+					e.damage(id, err) // it must not stop the others (P2)
+				default:
 					return err
 				}
 			}
@@ -334,6 +341,14 @@ func (e *Store) load(ctx context.Context) error {
 		return err
 	}
 	return ctx.Err()
+}
+
+// damage says once that a partition stays closed since an object that is needed to
+// open it is damaged.
+func (e *Store) damage(id partition.ID, err error) {
+	if _, said := e.closed.LoadOrStore(id, true); !said {
+		e.log.Error("partition stays offline: an object that it needs is damaged; see `looptape storage verify`", "partition", id.String(), "error", err)
+	}
 }
 
 // Run keeps the store going until ctx ends; then it takes no more appends, puts

@@ -8,6 +8,7 @@ import (
 	"github.com/looptape/looptape/internal/broker/cluster"
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
+	"github.com/looptape/looptape/internal/broker/store/object"
 )
 
 func (p Parts) lease() time.Duration {
@@ -82,8 +83,12 @@ func partitionID(p catalog.Partition) partition.ID {
 // Open implements cluster.Host.
 func (h host) Open(ctx context.Context, p catalog.Partition) error {
 	err := h.e.set.Open(ctx, partitionID(p))
-	if errors.Is(err, partition.ErrUnknownPartition) {
+	switch {
+	case errors.Is(err, partition.ErrUnknownPartition):
 		return nil // its topic has just been deleted
+	case errors.Is(err, object.ErrCorrupt):
+		h.e.damage(partitionID(p), err)
+		return nil // to repeat it would keep all others waiting
 	}
 	return err
 }

@@ -152,7 +152,11 @@ func (r *recovery) prepare(ctx context.Context, data [][]byte) error {
 	for range min(loaders, len(missing)) {
 		g.Go("load partitions", func(ctx context.Context) error {
 			for id := range next {
-				if err := r.set.Prepare(ctx, id); err != nil {
+				err := r.set.Prepare(ctx, id)
+				if errors.Is(err, partition.ErrCorrupt) {
+					continue // Replay says so of its first record
+				}
+				if err != nil {
 					return fmt.Errorf("load partition %s: %w", id, err)
 				}
 			}

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -89,8 +90,9 @@ type Set struct {
 	arena   arena
 	closing atomic.Bool
 
-	mu    sync.RWMutex
-	parts map[ID]*Partition
+	mu      sync.RWMutex
+	parts   map[ID]*Partition
+	damaged map[ID]error // could not be loaded, for what is in objects is corrupt
 
 	cutMu    sync.Mutex
 	open     *Cut
@@ -107,7 +109,7 @@ func NewSet(cat *catalog.Catalog, reader *read.Reader, starts Starts, epoch int6
 	cfg = cfg.withDefaults()
 	s := &Set{
 		catalog: cat, reader: reader, starts: starts, cfg: cfg, epoch: epoch,
-		parts: map[ID]*Partition{}, signal: make(chan struct{}, 1),
+		parts: map[ID]*Partition{}, damaged: map[ID]error{}, signal: make(chan struct{}, 1),
 	}
 	s.room.init(cfg.MaxUnflushed)
 	s.arena.bytes = cfg.ChunkBytes
@@ -161,9 +163,16 @@ func (s *Set) fresh(id ID, name string, r catalog.Record) *Partition {
 }
 
 // Load opens a partition from what objects hold of it: its end, producer state
-// and open transactions. It reads one tail section, seldom up to nine.
+// and open transactions. It reads one tail section, seldom up to nine. When that is
+// damaged, an ErrCorrupt: the partition stays closed, and Replay refuses its records.
 func (s *Set) Load(ctx context.Context, id ID) error {
 	p, err := s.load(ctx, id)
+	if errors.Is(err, read.ErrCorrupt) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+		s.mu.Lock()
+		s.damaged[id] = err
+		s.mu.Unlock()
+	}
 	if err != nil {
 		return fmt.Errorf("load partition: %w", err)
 	}
@@ -279,6 +288,9 @@ func (s *Set) Replay(ctx context.Context, epoch int64, lsn wal.LSN, data []byte)
 		}
 		if skip, err := s.elsewhere(r); skip || err != nil {
 			return err
+		}
+		if err := s.damaged[r.ID]; err != nil {
+			return fmt.Errorf("replay LSN %d of epoch %d: %w", lsn, epoch, err)
 		}
 		p = s.fresh(r.ID, t.Name, s.catalog.Record(r.ID.catalog()))
 		p.next, p.high = 0, 0

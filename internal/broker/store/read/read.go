@@ -38,6 +38,9 @@ import (
 // catalog names nothing for a range that was asked for.
 var ErrLost = errors.New("records are missing from the object store")
 
+// ErrCorrupt says that an object is not as it was written.
+var ErrCorrupt = object.ErrCorrupt
+
 // Config tunes a Reader. The zero value is the default.
 type Config struct {
 	CacheBytes int64 // memory of blocks; default 32 MiB
