@@ -53,7 +53,7 @@ func (e *Store) enroll(ctx context.Context) (err error) {
 			return err
 		}
 		if text := err.Error(); text != said {
-			e.log.Info("start waits", "for", text)
+			e.log.Warn("start waits", "for", text)
 			said = text
 		}
 		select {
