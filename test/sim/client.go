@@ -44,7 +44,9 @@ func (w *world) send(ctx context.Context, id partition.ID, bytes []byte, interna
 	at.Append(ctx, partition.Append{
 		Batches: append([]byte(nil), bytes...), Internal: internal, Verified: true,
 		Done: func(out partition.Appended) {
-			if p.hears() && store.Acking() {
+			// As the front does: a verdict on a producer may be out of date.
+			judged := errors.Is(out.Err, partition.ErrOutOfOrderSequence) || errors.Is(out.Err, partition.ErrInvalidEpoch)
+			if p.hears() && store.Acking() && (!judged || store.Serving()) {
 				a.answer <- out
 			}
 		},

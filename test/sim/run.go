@@ -144,7 +144,7 @@ func (w *world) stop(n *node) {
 	w.hist.add("%s is asked to stop", p.name)
 	p.cancel()
 	<-p.done
-	if p.err != nil && w.openedWell(p) {
+	if p.err != nil && w.openedWell(p) && !w.fences.lost(p) {
 		w.hist.violate("I12: clean stop of %s: %v", p.name, p.err)
 	}
 }

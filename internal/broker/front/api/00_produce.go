@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -100,6 +101,11 @@ func (p *produce) finish() {
 	if p.left.Add(-1) > 0 {
 		return
 	}
+	for i := range p.parts {
+		if judged(p.parts[i].res.Err) {
+			p.r.Gate = p.s.cfg.Serving // an ack proves itself, a verdict on a producer may be out of date
+		}
+	}
 	if p.acks != 0 {
 		p.r.Respond(p)
 		return
@@ -113,6 +119,12 @@ func (p *produce) finish() {
 		}
 	}
 	p.r.Discard()
+}
+
+// judged says that an append was refused for what this broker knows of the
+// producer, which is worth nothing once another leads the partition.
+func judged(err error) bool {
+	return errors.Is(err, partition.ErrOutOfOrderSequence) || errors.Is(err, partition.ErrInvalidEpoch) || errors.Is(err, partition.ErrUnknownProducer)
 }
 
 func (p *produce) Release() {}
