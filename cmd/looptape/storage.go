@@ -350,10 +350,17 @@ func (c *storageVerifyCmd) Run(ctx context.Context, s *streams) error {
 		}
 		clear = bar.Clear
 	}
+	files, _ := st.logFiles()
+	if files > 0 && !st.inUse {
+		cfg.Files, cfg.LogDir = disk.OS{}, filepath.Join(st.dir, "wal")
+	}
 	r, err := st.source.Verify(ctx, cfg)
 	_ = clear()
 	if err != nil {
 		return err
+	}
+	if files > 0 && st.inUse {
+		r.LogUnread = "a server has them open"
 	}
 	if c.JSON {
 		err = writeJSON(s, r)
@@ -384,6 +391,12 @@ func printReport(s *streams, r *inspect.Report, origin string) {
 		r.Objects, inspect.Size(r.Bytes), r.Blocks, r.Batches, r.Records, r.Partitions, r.Snapshots, r.Slots)
 	if r.Gone > 0 {
 		fmt.Fprintf(s.out, "%d objects were replaced and deleted meanwhile\n", r.Gone)
+	}
+	if r.LogRecords > 0 {
+		fmt.Fprintf(s.out, "%d records in the files of the log\n", r.LogRecords)
+	}
+	if r.LogUnread != "" {
+		fmt.Fprintf(s.out, "the files of the log were not read: %s; the next start checks them\n", r.LogUnread)
 	}
 	if len(r.Damages) == 0 {
 		fmt.Fprintln(s.out, "everything is as it was written")

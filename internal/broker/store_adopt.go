@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -30,15 +28,9 @@ func (e *Store) adopt(ctx context.Context) error {
 	return e.adoptFiles(ctx)
 }
 
-// walID never changes for a broker of a cluster.
-func walID(cluster string, broker int32) [16]byte {
-	sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte(cluster), uint32(broker)))
-	return [16]byte(sum[:])
-}
-
 // adoptFiles is adopt for a log in files.
 func (e *Store) adoptFiles(ctx context.Context) error {
-	id := wal.Identity{WALID: walID(e.catalog.ClusterID(), e.on.Broker), Epoch: e.writer.Epoch()}
+	id := wal.Identity{WALID: wal.IDOf(e.catalog.ClusterID(), e.on.Broker), Epoch: e.writer.Epoch()}
 	committed := map[int64]wal.LSN{}
 	logs := map[int64]catalog.LogID{}
 	for _, a := range e.adopted {

@@ -33,7 +33,7 @@ func TestGapQuarantinesOnePartition(t *testing.T) {
 	w := newWorld()
 	p := w.mustStart(t)
 	topic := p.create(t, "events", 2, nil)
-	id, epoch := walID(p.e.Catalog().ClusterID(), 0), p.e.writer.Epoch()
+	id, epoch := wal.IDOf(p.e.Catalog().ClusterID(), 0), p.e.writer.Epoch()
 	p.kill(t, nil)
 	// The log of that epoch as a broker with a flaw would have left it.
 	w.files = diskmem.New(512)

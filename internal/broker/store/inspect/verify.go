@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/looptape/looptape/internal/base/blob"
+	"github.com/looptape/looptape/internal/base/disk"
 	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
@@ -44,8 +45,10 @@ type Report struct {
 	Records    int64    `json:"records"`
 	Snapshots  int      `json:"snapshots"`
 	Slots      int      `json:"wal_slots"`
-	Partitions int      `json:"partitions"` // whose offsets were followed from object to object
-	Gone       int      `json:"gone"`       // objects that were replaced and deleted meanwhile
+	Partitions int      `json:"partitions"`             // whose offsets were followed from object to object
+	Gone       int      `json:"gone"`                   // objects that were replaced and deleted meanwhile
+	LogRecords int64    `json:"log_records,omitempty"`  // in files of the log
+	LogUnread  string   `json:"log_not_read,omitempty"` // why those were not read
 	Damages    []Damage `json:"damages"`
 }
 
@@ -54,6 +57,8 @@ type VerifyConfig struct {
 	Parallel int                     // objects read at the same time; default 4
 	Window   int                     // bytes read at a time; default 8 MiB
 	Progress func(done, total int64) // bytes of objects; called by many goroutines, one at a time
+	Files    disk.FS                 // with LogDir, that of a log in files; nil: none
+	LogDir   string
 }
 
 func (c VerifyConfig) withDefaults() VerifyConfig {
@@ -89,7 +94,7 @@ type verifier struct {
 // Verify reads every object that belongs to the store, every byte of it: footer,
 // index, tails, blocks and each batch in them are compared with their checksums and
 // with each other, and objects with the catalog. Then it follows each partition's
-// offsets from object to object. The error is that of a store that can't be read.
+// offsets from object to object, and reads the log of a server that is stopped. The error is that of a store that can't be read.
 func (s *Source) Verify(ctx context.Context, cfg VerifyConfig) (*Report, error) {
 	v := &verifier{
 		Source: s, cfg: cfg.withDefaults(),
@@ -107,6 +112,11 @@ func (s *Source) Verify(ctx context.Context, cfg VerifyConfig) (*Report, error) 
 		v.followCatalog()
 	} else if err := v.followObjects(ctx); err != nil {
 		return nil, err
+	}
+	if cfg.Files != nil {
+		if err := v.logFiles(ctx); err != nil {
+			return nil, err
+		}
 	}
 	slices.SortFunc(v.report.Damages, func(a, b Damage) int {
 		if (a.Key == "") != (b.Key == "") {

@@ -26,6 +26,8 @@ package wal
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 )
@@ -129,6 +131,12 @@ var (
 	// the process has to end.
 	ErrFenced = errors.New("log taken over by another broker")
 )
+
+// IDOf is the id of a broker's log in files. It never changes.
+func IDOf(cluster string, broker int32) [16]byte {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte(cluster), uint32(broker)))
+	return [16]byte(sum[:])
+}
 
 // A CorruptError says that what was durable is damaged. Nothing repairs it; an
 // operator has to decide.
