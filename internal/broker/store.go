@@ -89,6 +89,7 @@ type Store struct {
 	damaged map[partition.ID]bool      // partitions with a gap in an adopted log
 	slots   map[int64]*slots.Recovered // adopted epochs with a log of slots
 	closed  sync.Map                   // partition.IDs said to be damaged in objects
+	blind   sync.Map                   // names of objects said to have no index
 	seq     atomic.Int64               // of object names
 	lease   *cluster.Lease             // nil for a process alone
 	member  *cluster.Member            // nil for a process alone
@@ -227,6 +228,10 @@ func (e *Store) ranges(ctx context.Context, cluster string, o *catalog.Object) (
 		}
 		return err
 	})
+	if _, said := e.blind.Load(o.Name); err != nil && ctx.Err() == nil && !said {
+		e.blind.Store(o.Name, true)
+		e.log.Error("the catalog stands still: an object's index can't be read; see `looptape storage verify`", "object", o.Name, "error", err)
+	}
 	return rs, err
 }
 

@@ -3,9 +3,13 @@ package broker
 import (
 	"bytes"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/looptape/looptape/internal/base/blob"
+	"github.com/looptape/looptape/internal/base/blob/blobmem"
 	"github.com/looptape/looptape/internal/broker/partition"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
@@ -152,5 +156,19 @@ func TestDamagedTailInTakeOver(t *testing.T) {
 			t.Errorf("logged %v: the damaged partition is open", logged)
 		}
 		b.crash(t)
+	}
+}
+
+// A catalog that can't go on past an object says which, once.
+func TestIndexThatCannotBeReadIsNamed(t *testing.T) {
+	var out bytes.Buffer
+	e := &Store{log: slog.New(slog.NewTextHandler(&out, nil)), blobs: blobmem.New()}
+	for range 2 {
+		if _, err := e.ranges(t.Context(), "cluster", &catalog.Object{Name: "1-0000000001-f0000000007", IndexLen: 8}); !errors.Is(err, blob.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(out.String(), "object=1-0000000001-f0000000007"); n != 1 {
+		t.Errorf("said: %s", out.String())
 	}
 }
