@@ -215,14 +215,8 @@ func (c *Catalog) read(ctx context.Context, enough func() bool) error {
 	if done {
 		return nil
 	}
-	changes, rev, err := c.scan(ctx)
+	changes, rev, err := c.whole(ctx, before)
 	if err != nil {
-		return fmt.Errorf("read catalog: %w", err)
-	}
-	if rev < before {
-		return fmt.Errorf("read catalog: %w: from revision %d to %d", ErrWentBack, before, rev)
-	}
-	if err := c.load(ctx, changes); err != nil {
 		return err
 	}
 	ix := newIndex()
@@ -256,6 +250,40 @@ func (c *Catalog) read(ctx context.Context, enough func() bool) error {
 	return nil
 }
 
+// whole reads every key at one revision, with the ranges of the sets. A set that
+// was replaced and deleted since the scan is not missing: the catalog names it no
+// longer, and is read again.
+func (c *Catalog) whole(ctx context.Context, before int64) ([]change, int64, error) {
+	for attempt := 1; ; attempt++ {
+		changes, rev, err := c.scan(ctx)
+		if err != nil {
+			return nil, 0, fmt.Errorf("read catalog: %w", err)
+		}
+		if rev < before {
+			return nil, 0, fmt.Errorf("read catalog: %w: from revision %d to %d", ErrWentBack, before, rev)
+		}
+		err = c.load(ctx, changes)
+		var unread *unreadError
+		if !errors.As(err, &unread) || attempt == readAttempts {
+			return changes, rev, err
+		}
+		found, _, gerr := c.store.Get(ctx, unread.key)
+		if gerr != nil || found[unread.key].ModRev == unread.modRev {
+			return nil, 0, err
+		}
+	}
+}
+
+// unreadError names the set whose ranges could not be read.
+type unreadError struct {
+	key    string
+	modRev int64
+	err    error
+}
+
+func (e *unreadError) Error() string { return e.err.Error() }
+func (e *unreadError) Unwrap() error { return e.err }
+
 // scan reads every key at one revision.
 func (c *Catalog) scan(ctx context.Context) (changes []change, rev int64, err error) {
 	for range readAttempts {
@@ -287,7 +315,7 @@ func (c *Catalog) load(ctx context.Context, changes []change) error {
 			for ch := range next {
 				rs, err := c.ranges(ctx, ch.object)
 				if err != nil {
-					return err
+					return &unreadError{ch.key, ch.modRev, err}
 				}
 				ch.ranges = rs
 			}
