@@ -110,9 +110,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // greet reads something, which needs a quorum and the right to it.
 func (s *Store) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.DialTimeout, fmt.Errorf("no answer within %v: is it up, and are its address and the use of TLS right?", s.cfg.DialTimeout))
 	defer cancel()
 	if _, err := s.client.Get(ctx, s.prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly()); err != nil {
+		if cause := context.Cause(ctx); cause != nil && cause != ctx.Err() {
+			return fmt.Errorf("%w (%w)", cause, plain(err))
+		}
 		return plain(err)
 	}
 	return s.checkVersion(ctx)
