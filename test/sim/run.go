@@ -130,6 +130,15 @@ func (w *world) first() {
 			if err == nil {
 				return
 			}
+			// It may be there although nobody said so.
+			if w.lookUp(); len(w.model.living()) > 0 {
+				return
+			}
+			w.hist.add("first topic: %s", brief(err))
+		}
+		if w.late() {
+			w.hist.violate("liveness: no topic can be made %s after the last fault", settle)
+			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
