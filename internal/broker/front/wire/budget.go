@@ -115,3 +115,16 @@ func (b *budget) wake() {
 		close(w.ch)
 	}
 }
+
+// smallFrame is the largest frame, in bytes, that has a budget of its own:
+// requests that ask for little, heartbeats and metadata among them, go on while
+// others hold all the room with large frames that they half sent.
+const smallFrame = 64 << 10
+
+// room is the budget that a frame of size bytes is charged to.
+func (s *Server) room(size int64) *budget {
+	if size <= min(smallFrame, s.cfg.MaxBytes/16) {
+		return s.small
+	}
+	return s.budget
+}

@@ -37,6 +37,28 @@ func TestLyingLengthsTakeNoRoom(t *testing.T) {
 	})
 }
 
+// Large frames that are sent by half hold their room until they are given up;
+// small requests go on meanwhile.
+func TestSmallFramesPassHalfSentOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t, Config{MaxBytes: 8 << 20, StallTimeout: 30 * time.Second}, func(r *Request) { r.Respond(&text{b: "ok"}) })
+		for range 20 {
+			c := s.dial(t)
+			go c.Write(frame(1, 4<<20)[:2<<20])
+		}
+		synctest.Wait()
+		honest := s.dial(t)
+		began := time.Now()
+		go honest.Write(frame(7, 1000))
+		if got, _, err := readReply(honest); err != nil || got != 7 {
+			t.Fatalf("the small one: %d, %v", got, err)
+		}
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("the small one waited %s", waited)
+		}
+	})
+}
+
 // Frames that are larger together than the budget all come through, one after
 // the other, and never does more than one pass the limit.
 func TestHalfReadFramesNeverBlockEachOther(t *testing.T) {

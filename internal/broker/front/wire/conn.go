@@ -87,7 +87,7 @@ func (c *conn) serve(ctx context.Context, group *run.Group) {
 		}
 		r := &Request{conn: c, Arrived: time.Now(), frame: frame, size: int64(len(frame))}
 		if err := r.parse(frame, c.client); err != nil {
-			c.srv.budget.free(r.size)
+			c.srv.room(r.size).free(r.size)
 			c.close(reasonHeader)
 			break
 		}
@@ -108,8 +108,8 @@ func (c *conn) read() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	held := int64(c.frames.first(n))
-	if err := c.srv.budget.enter(c.waitCtx, held); err != nil {
+	held, room := int64(c.frames.first(n)), c.srv.room(int64(n))
+	if err := room.enter(c.waitCtx, held); err != nil {
 		return nil, err
 	}
 	// Who sends a little now and then stands still, too.
@@ -117,15 +117,15 @@ func (c *conn) read() ([]byte, error) {
 	frame, err := c.frames.body(n, func() { c.deadlineAt(earlier(last, time.Now().Add(c.srv.cfg.StallTimeout))) }, func(more int) error {
 		ctx, cancel := context.WithTimeoutCause(c.waitCtx, c.srv.cfg.StallTimeout, errNoRoom)
 		defer cancel()
-		err := c.srv.budget.grow(ctx, c, int64(more))
+		err := room.grow(ctx, c, int64(more))
 		if err == nil {
 			held += int64(more)
 		}
 		return err
 	})
-	c.srv.budget.read(c)
+	room.read(c)
 	if err != nil {
-		c.srv.budget.free(held)
+		room.free(held)
 		if errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load() {
 			err = errStall
 		}
@@ -216,7 +216,7 @@ func (c *conn) push(r *Request) bool {
 
 // forget gives back what r was charged. c.mu is held.
 func (c *conn) forget(r *Request) {
-	c.srv.budget.free(r.size)
+	c.srv.room(r.size).free(r.size)
 	c.srv.obs.InFlight(-1, -r.size)
 }
 

@@ -66,7 +66,7 @@ type Observer interface {
 type Config struct {
 	MaxFrame     int           // largest frame, bytes; default 100 MiB
 	MaxConnBytes int64         // request bytes waiting for an answer per connection; default 64 MiB
-	MaxBytes     int64         // the same over all connections; default 512 MiB
+	MaxBytes     int64         // the same over all connections, and an eighth more for small frames; default 256 MiB
 	MaxPending   int           // requests waiting for an answer per connection; default 128
 	MaxConns     int           // connections; default 20,000
 	IdleTimeout  time.Duration // a connection with nothing under way is closed after it; default 10 min
@@ -79,7 +79,7 @@ type Config struct {
 func (c *Config) defaults() {
 	def(&c.MaxFrame, 100<<20)
 	def(&c.MaxConnBytes, 64<<20)
-	def(&c.MaxBytes, 512<<20)
+	def(&c.MaxBytes, 256<<20)
 	def(&c.MaxPending, 128)
 	def(&c.MaxConns, 20_000)
 	def(&c.IdleTimeout, 10*time.Minute)
@@ -102,6 +102,7 @@ type Server struct {
 	obs     Observer
 	log     *slog.Logger
 	budget  *budget
+	small   *budget // of frames up to smallFrame
 	frames  frames
 
 	mu    sync.Mutex // guards conns
@@ -111,7 +112,7 @@ type Server struct {
 // NewServer returns a server that does nothing until Run.
 func NewServer(cfg Config, h Handler, obs Observer, log *slog.Logger) *Server {
 	cfg.defaults()
-	return &Server{cfg: cfg, handler: h, obs: obs, log: log, budget: newBudget(cfg.MaxBytes), frames: frames{limit: keptBytes}, conns: map[*conn]struct{}{}}
+	return &Server{cfg: cfg, handler: h, obs: obs, log: log, budget: newBudget(cfg.MaxBytes), small: newBudget(cfg.MaxBytes / 8), frames: frames{limit: keptBytes}, conns: map[*conn]struct{}{}}
 }
 
 // Run serves the listeners until ctx ends, then drains and closes them all. It

@@ -328,7 +328,7 @@ func TestBackPressure(t *testing.T) {
 		}
 		go func() {
 			b.Write(frame(0, 6000)) // begins below the limit, so it is let in
-			b.Write(frame(1, 10))
+			b.Write(frame(1, 1000))
 		}()
 		if got := count(); got != 4 {
 			t.Fatalf("%d, want the large one too", got)
