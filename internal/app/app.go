@@ -17,10 +17,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -187,10 +189,17 @@ func (a *App) WaitReady(ctx context.Context) error {
 	}
 }
 
+// memoryLimit makes the collector give memory back, in bytes: far above what
+// ordinary work needs, below what a burst of large requests may leave behind.
+const memoryLimit = 512 << 20
+
 // Run runs everything until ctx ends or a part fails. It returns nil after a
 // clean stop.
 func (a *App) Run(ctx context.Context) error {
 	defer a.release()
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // GOMEMLIMIT says nothing
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	// Each floor has a group of its own, so that it can stop after those above it.
 	floor := context.WithoutCancel(ctx)
 	tape, loop, intake := run.New(floor), run.New(floor), run.New(floor)

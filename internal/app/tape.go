@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -55,6 +56,9 @@ func (c Config) check() error {
 	default:
 		problem("--wal %q: there are \"file\" and \"object\"", c.Tape.WAL)
 	}
+	if math.IsNaN(c.Tape.WALBudget) {
+		problem("--wal-budget: must be a number of dollars")
+	}
 	if c.Tape.NodeID < 0 {
 		problem("--node-id %d: must be 0 or above", c.Tape.NodeID)
 	}
@@ -67,6 +71,9 @@ func (c Config) check() error {
 		}
 	}
 	if c.Tape.cluster() {
+		if c.Tape.NodeID == 0 {
+			problem("--node-id: brokers that share metadata need a number of their own each, 1 or above; two with the same would fence each other")
+		}
 		if c.Blob == "" {
 			problem("--meta etcd://...: brokers that share metadata share their objects too; give all of them the same --blob, as s3://bucket/prefix")
 		}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"math"
 	"strings"
 	"testing"
 )
@@ -14,13 +15,15 @@ func TestTapeOptionsThatDoNotGoTogether(t *testing.T) {
 		"one process":       {Config{Kafka: "127.0.0.1:9092"}, nil},
 		"object log alone":  {Config{Kafka: ":9092", Blob: "s3://b", Tape: Tape{WAL: "object"}}, nil},
 		"cluster":           {Config{Kafka: "10.0.0.1:9092", Blob: "s3://b", Tape: cluster}, nil},
-		"advertised":        {Config{Kafka: ":9092", Blob: "s3://b", Tape: Tape{Meta: cluster.Meta, Advertised: "kafka-1:9092"}}, nil},
+		"advertised":        {Config{Kafka: ":9092", Blob: "s3://b", Tape: Tape{Meta: cluster.Meta, NodeID: 1, Advertised: "kafka-1:9092"}}, nil},
 		"no bucket":         {Config{Kafka: "10.0.0.1:9092", Tape: cluster}, []string{"--blob"}},
 		"no address":        {Config{Kafka: "0.0.0.0:9092", Blob: "s3://b", Tape: cluster}, []string{"--advertised HOST:PORT"}},
 		"no address at all": {Config{Kafka: ":9092", Blob: "s3://b", Tape: cluster}, []string{"--advertised HOST:PORT"}},
 		"bad advertised":    {Config{Kafka: "1.2.3.4:1", Tape: Tape{Advertised: "kafka"}}, []string{`--advertised "kafka"`}},
 		"unknown log":       {Config{Kafka: "1.2.3.4:1", Tape: Tape{WAL: "tape"}}, []string{`--wal "tape"`}},
 		"unknown meta":      {Config{Kafka: "1.2.3.4:1", Tape: Tape{Meta: "zk://a:1"}}, []string{"--meta: want etcd://"}},
+		"no number":         {Config{Kafka: "1.2.3.4:1", Blob: "s3://b", Tape: Tape{Meta: cluster.Meta}}, []string{"--node-id"}},
+		"budget":            {Config{Kafka: "1.2.3.4:1", Tape: Tape{WALBudget: math.NaN()}}, []string{"--wal-budget"}},
 		"below 0":           {Config{Kafka: "1.2.3.4:1", Tape: Tape{NodeID: -1}}, []string{"--node-id -1"}},
 		"other cluster":     {Config{Brokers: []string{"k:9092"}, NoLoop: true, Tape: Tape{NodeID: 3}}, []string{"--node-id", "--no-loop and --brokers"}},
 		"all at once":       {Config{Kafka: ":9092", Tape: Tape{Meta: cluster.Meta, WAL: "x", NodeID: -2}}, []string{"--wal", "--node-id", "--blob", "--advertised"}},
