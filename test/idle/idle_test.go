@@ -39,7 +39,7 @@ func TestIdle(t *testing.T) {
 		{"local", local},
 		{"S3, file log", func(t *testing.T) (*rig.Server, func() map[string]int) { return bucket(t, "--wal", "file") }},
 		{"S3, object log, etcd", func(t *testing.T) (*rig.Server, func() map[string]int) {
-			return bucket(t, "--wal", "object", "--meta", rig.Etcd(t).URL("idle"))
+			return bucket(t, "--wal", "object", "--meta", rig.Etcd(t).URL("idle"), "--node-id", "1")
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -29,7 +29,7 @@ func TestObjectLog(t *testing.T) {
 		return server{target{name: name, addr: s.Kafka, pid: s.PID(), create: true, ours: true}, s}
 	}
 	file := serve("file-log", "--wal", "file")
-	object := serve("object-log", "--wal", "object", "--meta", rig.Etcd(t).URL("g14"))
+	object := serve("object-log", "--wal", "object", "--meta", rig.Etcd(t).URL("g14"), "--node-id", "1")
 	for _, c := range []struct {
 		partitions int
 		args       []string
