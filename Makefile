@@ -76,14 +76,14 @@ tools: ## install what the foreign-client and browser tests need (Debian, Maven,
 	@./test/tools.sh
 
 bench: build tools ## produce and intake throughput side by side with Apache Kafka and the limit probe
-	$(GO) test -tags bench -count=1 -timeout 30m -v ./test/load/...
+	$(GO) test -tags bench -count=1 -timeout 60m -v ./test/load/...
 
 nightly: ## the same suites with bigger numbers, and the benches
 	LOOPTAPE_ROUNDS=200 $(MAKE) crash
 	SEEDS=50000 $(MAKE) sim
 	FUZZTIME=5m $(MAKE) fuzz
 	LOOPTAPE_IDLE=10m $(MAKE) idle
-	$(MAKE) bench
+	LOOPTAPE_BENCH_LARGE=1 $(MAKE) bench
 
 clean: ## remove what was built
 	rm -rf bin $(CACHE) $(ARTIFACTS) web/node_modules internal/web/dist/assets internal/web/dist/index.html
