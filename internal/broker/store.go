@@ -83,7 +83,6 @@ type Store struct {
 	wal     wal.Log
 	flusher *write.Flusher
 	jobs    *write.Background
-	sweeper *write.Sweeper // of jobs
 	saver   *write.Snapshotter
 	adopted []catalog.Adopted
 	damaged map[partition.ID]bool      // partitions with a gap in an adopted log
@@ -192,7 +191,6 @@ func (e *Store) open(ctx context.Context) (err error) {
 	e.jobs = write.NewBackground(&write.Base{
 		Catalog: e.catalog, Writer: e.writer, Store: e.blobs, Nonce: e.nonce, Names: names, Log: e.log,
 	}, starts{e.set}, e.background())
-	e.sweeper = e.jobs.Sweeper()
 	e.saver = write.NewSnapshotter(e.catalog, e.blobs, e.snapshots(), e.log)
 	e.log.Info("store is open", "broker", e.on.Broker, "epoch", e.writer.Epoch(), "log", e.on.kind(), "topics", len(e.catalog.Topics()),
 		"recovered_bytes", e.set.Usage().Unflushed, "took", time.Since(began))

@@ -94,7 +94,7 @@ func TestConcurrent(t *testing.T) {
 				return
 			case <-time.After(time.Millisecond):
 				p.e.Partitions().Seal()
-				if err := p.e.sweeper.Round(context.Background()); err != nil {
+				if err := p.e.jobs.Sweeper().Round(context.Background()); err != nil {
 					fail("sweep: %v", err)
 				}
 			}

@@ -337,7 +337,7 @@ func TestDeleteRecordsAndTopics(t *testing.T) {
 	sweep := func() {
 		t.Helper()
 		for range 2 { // retire, then delete
-			if err := w.proc.e.sweeper.Round(ctx); err != nil {
+			if err := w.proc.e.jobs.Sweeper().Round(ctx); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -432,7 +432,7 @@ func TestRetention(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := p.e.sweeper.Round(ctx); err != nil {
+		if err := p.e.jobs.Sweeper().Round(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -627,10 +627,10 @@ func TestZombieIsFenced(t *testing.T) {
 	// What the zombie had put is an orphan; the next life sweeps it.
 	w.cfg.Sweep.Grace = time.Nanosecond
 	next = w.mustStart(t)
-	if err := next.e.sweeper.SweepOrphans(context.Background()); err != nil {
+	if err := next.e.jobs.Sweeper().SweepOrphans(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if n := next.e.sweeper.Stats().Deleted; n != 1 {
+	if n := next.e.jobs.Sweeper().Stats().Deleted; n != 1 {
 		t.Errorf("%d orphans deleted, keys %v", n, w.blobs.Keys())
 	}
 	if diff := cmp.Diff(numbered(10), values(t, next.partition(t, topic, 0), 0, partition.Read{MaxBytes: 1 << 20})); diff != "" {

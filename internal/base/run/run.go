@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // A Group is a set of named goroutines with one context. Use New.
@@ -82,4 +83,16 @@ func call(ctx context.Context, fn func(context.Context) error) (err error) {
 // stopped tells an error that is only the echo of a stop from a failure.
 func stopped(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)))
+}
+
+// Sleep waits for d to pass, or for ctx to end, whose error it then returns.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

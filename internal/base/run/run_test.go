@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestFirstErrorEndsAll(t *testing.T) {
@@ -68,4 +69,18 @@ func TestErrorDuringStop(t *testing.T) {
 	if err := g.Wait(); !errors.Is(err, boom) {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		if err := Sleep(t.Context(), time.Hour); err != nil || time.Since(began) != time.Hour {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := Sleep(ctx, time.Hour); err != context.DeadlineExceeded || time.Since(began) != time.Hour+time.Minute {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+	})
 }

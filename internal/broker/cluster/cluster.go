@@ -245,19 +245,8 @@ func (m *Member) patiently(ctx context.Context, what string, fn func() error) er
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		m.log.Warn("step of a take-over failed and is repeated", "step", what, "error", err, "pause", pause)
-		if err := sleep(ctx, pause); err != nil {
+		if err := run.Sleep(ctx, pause); err != nil {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/looptape/looptape/internal/base/meta"
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 )
 
@@ -29,13 +30,13 @@ func (m *Member) control(ctx context.Context) error {
 			if !errors.Is(err, errAgain) {
 				elected = nil
 			}
-			if err := sleep(ctx, m.cfg.RetryMin); err != nil {
+			if err := run.Sleep(ctx, m.cfg.RetryMin); err != nil {
 				return err
 			}
 			continue
 		case err != nil:
 			m.log.Warn("controller's turn failed and is repeated", "error", err, "pause", pause)
-			if err := sleep(ctx, pause); err != nil {
+			if err := run.Sleep(ctx, pause); err != nil {
 				return err
 			}
 			pause = min(2*pause, m.cfg.RetryMax)
@@ -72,7 +73,7 @@ func (m *Member) turn(ctx context.Context, elected **catalog.Controller, compare
 		}
 		m.log.Info("elected as controller")
 		*elected, *compared = k, time.Time{}
-		if err := sleep(ctx, m.cfg.Grace); err != nil {
+		if err := run.Sleep(ctx, m.cfg.Grace); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/looptape/looptape/internal/base/meta"
 	"github.com/looptape/looptape/internal/base/meta/metamem"
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 )
 
@@ -124,13 +125,13 @@ func TestDuring(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := l.During(context.Background(), func(ctx context.Context) error {
-			return sleep(ctx, time.Minute)
+			return run.Sleep(ctx, time.Minute)
 		}); err != nil || !l.Alive() {
 			t.Errorf("during: %v", err)
 		}
 		err = l.During(context.Background(), func(ctx context.Context) error {
 			store.Expire(l.ID())
-			return sleep(ctx, time.Minute)
+			return run.Sleep(ctx, time.Minute)
 		})
 		if !errors.Is(err, errLost) {
 			t.Errorf("lost during: %v", err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/looptape/looptape/internal/base/meta"
+	"github.com/looptape/looptape/internal/base/run"
 )
 
 // txn runs t until its outcome is known: an unknown one is repeated byte for
@@ -29,7 +30,7 @@ func (c *Catalog) txn(ctx context.Context, t meta.Txn) (meta.TxnResult, error) {
 		unknown = true
 		c.unknown.Add(1)
 		c.full.Store(errors.Is(err, meta.ErrNoSpace))
-		if serr := sleep(ctx, pause); serr != nil {
+		if serr := run.Sleep(ctx, pause); serr != nil {
 			return res, fmt.Errorf("outcome of a transaction is still unknown: %w", errors.Join(err, serr))
 		}
 	}
@@ -48,15 +49,4 @@ func (c *Catalog) Stats() Stats {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return Stats{Revision: c.rev, FullReads: c.readsDone, Unknown: c.unknown.Load(), Full: c.full.Load()}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -56,7 +56,7 @@ func (c *Catalog) Run(ctx context.Context) error {
 			if final(err) && ctx.Err() == nil {
 				return fmt.Errorf("watch catalog: %w", err)
 			}
-			if err := sleep(ctx, readPause); err != nil {
+			if err := run.Sleep(ctx, readPause); err != nil {
 				break
 			}
 		}

@@ -98,7 +98,7 @@ func (b *Background) Run(ctx context.Context) error {
 	g := run.New(ctx)
 	every := func(name string, d time.Duration, round func(context.Context) error) {
 		g.Go(name, func(ctx context.Context) error {
-			for sleep(ctx, d) == nil {
+			for run.Sleep(ctx, d) == nil {
 				switch err := round(ctx); {
 				case err == nil || ctx.Err() != nil:
 				case errors.Is(err, catalog.ErrFenced):

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/looptape/looptape/internal/base/blob"
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
 )
@@ -55,7 +56,7 @@ func (g *gets) get(ctx context.Context, key string, off int64, dst []byte) error
 	var err error
 	for try := range getTries {
 		if try > 0 {
-			if sleep(ctx, 50*time.Millisecond<<try) != nil {
+			if run.Sleep(ctx, 50*time.Millisecond<<try) != nil {
 				break
 			}
 		}

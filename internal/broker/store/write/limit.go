@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/looptape/looptape/internal/base/run"
 )
 
 // Limiter bounds the bytes that background jobs read and write, all together, so
@@ -46,5 +48,5 @@ func (l *Limiter) Wait(ctx context.Context, n int64) error {
 	if wait <= 0 {
 		return ctx.Err()
 	}
-	return sleep(ctx, wait)
+	return run.Sleep(ctx, wait)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/looptape/looptape/internal/base/blob"
 	"github.com/looptape/looptape/internal/base/meta"
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 	"github.com/looptape/looptape/internal/broker/store/object"
 )
@@ -168,7 +169,7 @@ func (b *Base) put(ctx context.Context, stats *JobStats, o *output) error {
 		if j, ok := in.(*joinedReader); ok && j.failure != nil {
 			return fmt.Errorf("put object %s: read an input: %w", o.name(), j.failure)
 		}
-		if try == putTries || final(err) || sleep(ctx, 50*time.Millisecond<<try) != nil {
+		if try == putTries || final(err) || run.Sleep(ctx, 50*time.Millisecond<<try) != nil {
 			return fmt.Errorf("put object %s: %w", o.name(), err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/looptape/looptape/internal/base/blob"
+	"github.com/looptape/looptape/internal/base/run"
 	"github.com/looptape/looptape/internal/broker/store/catalog"
 )
 
@@ -78,7 +79,7 @@ func (s *Snapshotter) Run(ctx context.Context) error {
 	if s.cfg.Every < 0 {
 		return nil
 	}
-	for wait := s.cfg.Every; sleep(ctx, wait) == nil; {
+	for wait := s.cfg.Every; run.Sleep(ctx, wait) == nil; {
 		wait = s.cfg.Every
 		if !s.cfg.Mine() {
 			s.known = false // another broker goes on from here

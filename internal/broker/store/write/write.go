@@ -375,22 +375,11 @@ func (f *Flusher) retry(ctx context.Context, what string, fn func() error) error
 		f.stats.failures.Add(1)
 		f.stats.stalled.Add(1)
 		f.log.Warn("flush is stalled and will try again", "step", what, "error", err, "pause", pause)
-		err = sleep(ctx, pause/2+time.Duration(f.cfg.Rand()*float64(pause/2)))
+		err = run.Sleep(ctx, pause/2+time.Duration(f.cfg.Rand()*float64(pause/2)))
 		f.stats.stalled.Add(-1)
 		if err != nil {
 			return err
 		}
 		pause = min(2*pause, f.cfg.RetryMax)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
